@@ -1,0 +1,146 @@
+"""The contract between a KV cache and the Transformer.
+
+A step goes: `begin(n)` makes room and says which positions are computed; every layer calls `attend`, which
+stores the new keys and values and returns the attention over what is kept; `commit` makes the step count.
+Until `commit`, the cache is as it was: a step that fails half way leaves nothing half done.
+
+Sequences of a batch have different lengths by padding on the *left*: all of them end at the same position,
+so that a step appends at one place for the whole batch. `padding[b]` first positions of sequence b are never
+seen by a real query.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from labcore import kernels
+from labcore.config import ModelConfig
+from labcore.errors import CacheFull, OutOfMemory
+from labcore.perf.machine import available_memory
+
+# Called with (layer, q, kept keys, mask or None, causal) for whoever wants to look at the attention.
+Observer = Callable[[int, Tensor, Tensor, Tensor | None, bool], None]
+
+
+class KVCache(ABC):
+    """Keys and values of a batch of sequences, for all layers."""
+
+    kind: ClassVar[str]
+    observer: Observer | None = None
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        capacity: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        padding: Tensor | None = None,
+    ) -> None:
+        self.config, self.batch_size, self.device, self.dtype = config, batch_size, device, dtype
+        self.padding = padding.to(device) if padding is not None and bool(padding.any()) else None
+        self._limit = capacity
+        self._length = 0
+        self._new = 0
+        self._mask: Tensor | None = None
+        self.copied_bytes = 0
+
+    # What every kind answers
+
+    @property
+    def length(self) -> int:
+        """Positions held per sequence, padding included."""
+        return self._length
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of memory that the keys and values occupy now, reserved room included."""
+
+    @property
+    def capacity(self) -> int | None:
+        """Positions per sequence that fit, or None where nothing is reserved."""
+        return None
+
+    @abstractmethod
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v (B, h_kv, n, d) behind what is held; return all kept keys and values (B, h_kv, T, d)."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> None:
+        """Continue with these sequences instead: new sequence i is a copy of old sequence rows[i]."""
+
+    def truncate(self, n: int) -> None:
+        """Forget everything from position n on. Raises ValueError when fewer than n positions are held."""
+        if not 0 <= n <= self._length:
+            raise ValueError(f"Cannot truncate to {n} positions; the cache holds {self._length}.")
+        self._length = n
+
+    def reset(self) -> None:
+        """Forget everything; reserved memory stays reserved."""
+        self.truncate(0)
+
+    # The three calls of the Transformer
+
+    def begin(self, n: int) -> Tensor:
+        """Positions (B or 1, n) of the next n tokens. Raises CacheFull, with nothing changed."""
+        if self.capacity is not None and self._length + n > self.capacity:
+            raise CacheFull(
+                f"The {self.kind} cache holds {self._length} of {self.capacity} positions and cannot take "
+                f"{n} more; create it with a capacity of at least {self._length + n}."
+            )
+        self._new = n
+        slots = torch.arange(self._length, self._length + n, device=self.device)[None]
+        self._mask = self._make_mask(slots, n)
+        return slots if self.padding is None else (slots - self.padding[:, None]).clamp_min(0)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of q (B, h, n, d) over everything kept, the new k and v (B, h_kv, n, d) included."""
+        keys, values = self.update(layer, k, v)
+        causal = self._mask is None and self._new > 1
+        if self.observer is not None:
+            self.observer(layer, q, keys, self._mask, causal)
+        return kernels.attention(q, keys, values, mask=self._mask, causal=causal)
+
+    def commit(self) -> None:
+        """Count the positions that `begin` announced as held."""
+        self._length += self._new
+
+    # Helpers of the kinds
+
+    def _make_mask(self, slots: Tensor, n: int) -> Tensor | None:
+        """(B or 1, 1, n, T) bool, or None where plain causality or a single query needs no mask."""
+        past = self._length
+        if self.padding is None and (n == 1 or past == 0):
+            return None
+        keys = torch.arange(past + n, device=self.device)
+        visible = keys <= slots[0, :, None]  # (n, T)
+        if self.padding is None:
+            return visible[None, None]
+        real = keys >= self.padding[:, None, None]  # (B, 1, T)
+        own = keys == slots[0, :, None]  # a padding query sees itself, so that its softmax is defined
+        return ((visible & real) | own)[:, None]
+
+    def _layer_shape(self, positions: int, batch_size: int | None = None) -> tuple[int, int, int, int]:
+        config = self.config
+        return (batch_size or self.batch_size, config.num_key_value_heads, positions, config.head_dim)
+
+    def _bytes_for(self, positions: int) -> int:
+        config = self.config
+        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        return self.batch_size * positions * per_token * self.dtype.itemsize
+
+    def _refuse_if_too_big(self, needed: int) -> None:
+        free = available_memory(self.device)
+        if needed > free:
+            fits = free // max(1, self._bytes_for(1))
+            raise OutOfMemory(
+                f"A {self.kind} cache of {self._limit} positions x {self.batch_size} sequences needs "
+                f"{needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free on {self.device}; "
+                f"ask for at most {fits} positions, or for fewer sequences."
+            )

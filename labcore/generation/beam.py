@@ -1,0 +1,131 @@
+"""Beam search: keep the `num_beams` likeliest beginnings of an answer instead of one.
+
+Scores are sums of log-probabilities; finished answers are ranked by score / length**length_penalty, as in
+Wu et al. 2016 (simplified) and transformers. It ends when enough answers are finished that no running one can
+still overtake the worst of them at its present length.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labcore.errors import SamplingError
+from labcore.generation.loop import decode_step, new_cache, prefill
+from labcore.generation.output import Output
+from labcore.generation.prompts import PromptBatch
+from labcore.model import Model
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A finished answer: its tokens, the sum of their log-probabilities, and why it ended."""
+
+    tokens: list[int]
+    score: float
+    finish_reason: str
+
+
+def beam_search(
+    model: Model,
+    prompt: PromptBatch,
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    ignore_eos: bool = False,
+    cache: str = "contiguous",
+) -> Output:
+    """The best answer to one prompt. Raises SamplingError when num_beams cannot be searched."""
+    if num_beams > model.config.vocab_size // 2:
+        raise SamplingError(f"num_beams is {num_beams}; a vocabulary of {model.config.vocab_size} allows {model.config.vocab_size // 2}.")
+    return _Search(model, prompt, num_beams, max_new_tokens, length_penalty, ignore_eos, cache).run()
+
+
+class _Search:
+    """The state of one search. `known`: (beams, t) tokens; `scores`: (beams,) fp32."""
+
+    def __init__(
+        self, model: Model, prompt: PromptBatch, beams: int, new: int, penalty: float, ignore_eos: bool, cache: str
+    ) -> None:
+        self.model, self.prompt, self.beams, self.penalty = model, prompt, beams, penalty
+        self.start = prompt.tokens.shape[1]
+        self.new_tokens = min(new, model.config.max_position_embeddings - self.start)
+        self.eos = set() if ignore_eos else set(model.config.eos_token_ids)
+        self.cache = new_cache(model, cache, prompt, self.start + self.new_tokens - 1)
+        self.known = prompt.tokens
+        self.scores = torch.zeros(1, device=model.device)
+        self.finished: list[Hypothesis] = []
+
+    def run(self) -> Output:
+        """Search to the end and return the best hypothesis as an Output."""
+        seconds: list[float] = []
+        for index in range(self.new_tokens):
+            begun = time.perf_counter()
+            logits = (decode_step if index else prefill)(self.model, self.known, self.cache)
+            self._extend(logits.log_softmax(-1))
+            seconds.append(time.perf_counter() - begun)
+            if self._done():
+                break
+        else:
+            self._finish_running()
+        best = max(self.finished, key=self._rank)
+        reason = best.finish_reason
+        return Output(
+            prompt_tokens=self.prompt.lists[0],
+            tokens=best.tokens,
+            finish_reason="eos" if reason == "eos" else "length",
+            step_seconds=seconds,
+            score=self._rank(best),
+        )
+
+    def _extend(self, logprobs: Tensor) -> None:
+        """Pick the best continuations of all beams; those that end are set aside.
+
+        Twice as many candidates as beams are looked at, since up to `beams` of them may be an end.
+        """
+        vocab = logprobs.shape[1]
+        totals = (self.scores[:, None] + logprobs).flatten()
+        best = totals.topk(min((1 + len(self.eos)) * self.beams, totals.numel()))
+        rows, tokens, scores = [], [], []
+        for rank, (score, flat) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+            row, token = divmod(flat, vocab)
+            if token in self.eos:
+                if rank < self.beams:
+                    self._finish(row, token, score)
+            elif len(rows) < self.beams:
+                rows.append(row)
+                tokens.append(token)
+                scores.append(score)
+        self._continue(rows, tokens, scores)
+
+    def _continue(self, rows: list[int], tokens: list[int], scores: list[float]) -> None:
+        device = self.known.device
+        picked = torch.tensor(rows, device=device)
+        if rows != list(range(self.known.shape[0])):
+            self.cache.select(picked)
+        new = torch.tensor(tokens, device=device)[:, None]
+        self.known = torch.cat([self.known[picked], new], dim=1)
+        self.scores = torch.tensor(scores, device=device)
+
+    def _finish(self, row: int, token: int, score: float) -> None:
+        tokens = [*self.known[row, self.start :].tolist(), token]
+        self.finished.append(Hypothesis(tokens, score, "eos"))
+
+    def _finish_running(self) -> None:
+        for tokens, score in zip(self.known[:, self.start :].tolist(), self.scores.tolist(), strict=True):
+            self.finished.append(Hypothesis(tokens, score, "length"))
+
+    def _done(self) -> bool:
+        """Whether no running beam can still beat the worst of the `beams` best finished answers."""
+        if len(self.finished) < self.beams:
+            return False
+        worst = sorted(map(self._rank, self.finished), reverse=True)[self.beams - 1]
+        length = self.known.shape[1] - self.start
+        return worst >= float(self.scores[0]) / length**self.penalty
+
+    def _rank(self, answer: Hypothesis) -> float:
+        return answer.score / len(answer.tokens) ** self.penalty

@@ -1,0 +1,118 @@
+"""The loop that turns a prompt into an answer, and the two kinds of step it is made of.
+
+One rule drives it: the tokens that are *known* (prompt and answer so far) run ahead of those whose keys and
+values the cache *holds*, and a step feeds the difference. With a cache that is the whole prompt once (prefill)
+and one token ever after (decode); with no cache it is everything, every time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labcore.cache import KVCache, create
+from labcore.generation.prompts import PromptBatch
+from labcore.generation.sampling import Sampler, SamplingParams
+from labcore.generation.trace import Recorder, Trace, TraceOptions
+from labcore.model import Model
+
+
+def prefill(model: Model, tokens: Tensor, cache: KVCache) -> Tensor:
+    """Process the prompts at once. tokens: (B, p) int64 -> logits of the first new token, (B, vocab) fp32."""
+    return _feed(model, tokens, cache)
+
+
+def decode_step(model: Model, tokens: Tensor, cache: KVCache) -> Tensor:
+    """Process what the cache does not hold yet. tokens: (B, t), all known -> logits (B, vocab) fp32.
+
+    With a cache that keeps, t is cache.length + 1 and one position is computed.
+    """
+    return _feed(model, tokens, cache)
+
+
+@torch.inference_mode()
+def _feed(model: Model, tokens: Tensor, cache: KVCache) -> Tensor:
+    unseen = tokens[:, cache.length :]
+    return model.transformer(unseen, cache, logits_to_keep=1)[:, -1].float()
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """One step of a whole batch: the token of each sequence, and the seconds from its start to their being known."""
+
+    index: int
+    tokens: list[int]
+    seconds: float
+
+
+class Generation:
+    """One batch of prompts on its way: iterate for its steps.
+
+    It runs to `max_new_tokens` or to the end of the model's context, unless the consumer stops iterating.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: PromptBatch,
+        params: SamplingParams,
+        max_new_tokens: int,
+        cache: str,
+        trace: TraceOptions | None = None,
+    ) -> None:
+        self.model, self.prompts = model, prompts
+        length = prompts.tokens.shape[1]
+        self.new_tokens = min(max_new_tokens, model.config.max_position_embeddings - length)
+        # The last token is drawn but never fed, so it needs no room in the cache.
+        self.cache = new_cache(model, cache, prompts, length + self.new_tokens - 1)
+        self.known = torch.zeros(prompts.size, length + self.new_tokens, dtype=torch.int64, device=model.device)
+        self.known[:, :length] = prompts.tokens
+        self.length = length
+        self.sampler = Sampler(params, prompts.size)
+        self.recorder = Recorder(model, self.cache, trace, prompts.lists[0]) if trace else None
+
+    @property
+    def trace(self) -> Trace | None:
+        """What was recorded so far, of the first sequence."""
+        return self.recorder.trace if self.recorder else None
+
+    def __iter__(self) -> Iterator[BatchStep]:
+        for index in range(self.new_tokens):
+            yield self._step(index)
+
+    def _step(self, index: int) -> BatchStep:
+        start, held = time.perf_counter(), self.cache.length
+        known = self.known[:, : self.length]
+        logits = (decode_step if index else prefill)(self.model, known, self.cache)
+        chosen = self.sampler(logits, self._history(known))
+        tokens: list[int] = chosen.tolist()  # waits for the device: the step's time is real
+        seconds = time.perf_counter() - start
+        self.known[:, self.length] = chosen
+        self.length += 1
+        if self.recorder:
+            self.recorder.record(known, logits, tokens[0], held, seconds)
+        return BatchStep(index, tokens, seconds)
+
+    def _history(self, known: Tensor) -> Tensor | None:
+        """Tokens for the repetition penalty, padding marked -1; None when nobody asks."""
+        if self.sampler.params.repetition_penalty == 1.0:
+            return None
+        slots = torch.arange(known.shape[1], device=known.device)
+        return known.masked_fill(slots < self.prompts.padding.to(known.device)[:, None], -1)
+
+
+def new_cache(model: Model, kind: str, prompts: PromptBatch, capacity: int) -> KVCache:
+    """An empty cache for these prompts, on the model's device and in its dtype."""
+    return create(
+        kind,
+        model.config,
+        batch_size=prompts.size,
+        capacity=capacity,
+        device=model.device,
+        dtype=model.dtype,
+        padding=prompts.padding,
+    )

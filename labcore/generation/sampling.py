@@ -1,0 +1,141 @@
+"""From logits to a token: penalty, temperature, top-k, top-p, min-p, and the draw.
+
+The order is the one of vLLM and transformers, and it matters: top-p asks how much probability the best tokens
+hold *at this temperature*, so temperature comes first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labcore.errors import SamplingError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen. The defaults are greedy decoding.
+
+    temperature: 0 is greedy; above 0 divides the logits. top_k: keep the k best (0: all). top_p: keep the
+    smallest set of best tokens whose probabilities reach p (Holtzman et al. 2019). min_p: keep tokens at
+    least min_p times as likely as the best. repetition_penalty: above 1 makes tokens already in the prompt or
+    the answer less likely (Keskar et al. 2019). Raises SamplingError for values that cannot mean anything.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(_finite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
+        _require(_whole(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "a whole number, 0 (off) or above")
+        _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
+        _require(_finite(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 (off) to 1")
+        _require(
+            _finite(self.repetition_penalty) and self.repetition_penalty > 0,
+            "repetition_penalty", self.repetition_penalty, "above 0 (1 is off)",
+        )  # fmt: skip
+        _require(_whole(self.seed) and 0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the best token is always taken."""
+        return self.temperature == 0.0
+
+
+def _require(holds: bool, name: str, value: object, meaning: str) -> None:
+    if not holds:
+        raise SamplingError(f"{name} is {value!r}; it must be {meaning}.")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def process_logits(logits: Tensor, params: SamplingParams, history: Tensor | None = None) -> Tensor:
+    """Logits as the draw sees them: (B, vocab) fp32 -> (B, vocab), -inf where a token is cut.
+
+    history: (B, t) int64 tokens that the repetition penalty looks at (prompt and answer so far; -1 is skipped).
+    With temperature 0 only the penalty applies, since the cuts never remove the best token.
+    """
+    if params.repetition_penalty != 1.0 and history is not None:
+        logits = _penalise(logits, params.repetition_penalty, history)
+    if params.greedy:
+        return logits
+    logits = logits / params.temperature
+    if 0 < params.top_k < logits.shape[-1]:
+        logits = _keep_top_k(logits, params.top_k)
+    if params.top_p < 1.0:
+        logits = _keep_top_p(logits, params.top_p)
+    if params.min_p > 0.0:
+        best = logits.max(-1, keepdim=True).values
+        logits = logits.masked_fill(logits < best + math.log(params.min_p), -math.inf)
+    return logits
+
+
+def _penalise(logits: Tensor, penalty: float, history: Tensor) -> Tensor:
+    """Divide positive logits of seen tokens by the penalty, multiply negative ones: both become less likely."""
+    seen = torch.zeros(logits.shape[0], logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+    seen.scatter_(1, history.remainder(logits.shape[1] + 1), True)  # -1 lands in the extra column
+    weaker = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen[:, :-1], weaker, logits)
+
+
+def _keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Exactly the k best: of tokens that tie at the edge, as many as there is room for."""
+    best = logits.topk(k, dim=-1)
+    return torch.full_like(logits, -math.inf).scatter_(1, best.indices, best.values)
+
+
+def _keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Cut a token when the better ones already reach p; the best token always stays."""
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    return torch.full_like(logits, -math.inf).scatter_(1, order, ordered.masked_fill(before >= p, -math.inf))
+
+
+class Sampler:
+    """Draws tokens for a batch. Row i has its own random stream (seed + i), the same on every device.
+
+    A sequence therefore gets the same tokens whatever its neighbours in the batch do.
+    """
+
+    def __init__(self, params: SamplingParams, rows: int) -> None:
+        self.params = params
+        self.streams = [] if params.greedy else [_stream(params.seed + row) for row in range(rows)]
+
+    def __call__(self, logits: Tensor, history: Tensor | None = None) -> Tensor:
+        """(B, vocab) fp32 logits, (B, t) tokens so far -> (B,) int64 tokens."""
+        processed = process_logits(logits, self.params, history)
+        if self.params.greedy:
+            return processed.argmax(-1)
+        points = torch.cat([torch.rand(1, generator=stream) for stream in self.streams])
+        return draw(processed, points.to(logits.device))
+
+
+def draw(logits: Tensor, points: Tensor) -> Tensor:
+    """Invert the distribution function: (B, vocab) logits, (B,) points in [0, 1) -> (B,) tokens.
+
+    Never returns a token of probability zero, whatever rounding does to the sum.
+    """
+    sums = logits.softmax(-1).double().cumsum(-1)
+    targets = points.double()[:, None] * sums[:, -1:]
+    # right=True: the first token whose running sum is strictly above the target has probability above 0
+    chosen = torch.searchsorted(sums, targets, right=True)
+    last_possible = (sums >= sums[:, -1:]).int().argmax(-1, keepdim=True)
+    return torch.minimum(chosen, last_possible).squeeze(1)
+
+
+def _stream(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)

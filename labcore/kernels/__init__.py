@@ -1,0 +1,9 @@
+"""One function per operation of the Transformer; what runs behind it depends on the device.
+
+Each function here has a plain twin in `reference.py`, written to be read and to be tested against.
+"""
+
+from labcore.kernels.attention import attention
+from labcore.kernels.elementwise import apply_rope, rms_norm, swiglu
+
+__all__ = ["apply_rope", "attention", "rms_norm", "swiglu"]

@@ -1,0 +1,52 @@
+"""The operations as the papers write them: slow, plain, and what the fast ones are tested against."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """(..., d) -> (..., d), computed in fp32."""
+    wide = x.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * scale).to(x.dtype) * weight
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (x1, x2) to (x1 cos - x2 sin, x2 cos + x1 sin). x: (B, heads, n, d); `sin` as `Rope` makes it."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    plain_sin = sin[..., half:]  # the first half carries the minus sign already
+    cos = cos[..., half:]
+    return torch.cat([first * cos - second * plain_sin, second * cos + first * plain_sin], dim=-1)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """(..., 2 d) -> (..., d)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return gate * torch.sigmoid(gate) * up
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """The probabilities softmax(q kᵀ / sqrt(d)) in fp32, (B, h, n, T); arguments as in `kernels.attention`."""
+    batch, heads, n, size = q.shape
+    kv_heads, total = k.shape[1], k.shape[2]
+    grouped = q.float().reshape(batch, kv_heads, heads // kv_heads, n, size)
+    scores = (grouped @ k.float().transpose(-1, -2).unsqueeze(2)) / math.sqrt(size)
+    scores = scores.reshape(batch, heads, n, total)
+    if causal:
+        mask = torch.ones(n, total, dtype=torch.bool, device=q.device).tril(total - n)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """(B, h, n, d); arguments as in `kernels.attention`."""
+    batch, heads, n, size = q.shape
+    weights = attention_weights(q, k, mask, causal)
+    grouped = weights.reshape(batch, k.shape[1], heads // k.shape[1], n, -1)
+    return (grouped @ v.float().unsqueeze(2)).reshape(batch, heads, n, size).to(q.dtype)

@@ -1,0 +1,143 @@
+"""The Transformer of the Llama family: Llama, Mistral, Qwen2 and Qwen3 differ only in its configuration.
+
+It is mathematics and nothing else. Where keys and values live, which positions are being computed and what a
+query may see is the cache's business: the model meets it in `cache.begin` (positions of this step),
+`cache.attend` (one layer's attention) and `cache.commit` (the step is done).
+
+Two matrices are fused because at batch 1 a step is bound by reads and launches, not by arithmetic: queries, keys
+and values come from one product, gate and up from another.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from labcore import kernels
+from labcore.config import ModelConfig
+from labcore.model.rope import Rope
+
+
+class AttendingCache(Protocol):
+    """What the model needs of a KV cache; `labcore.cache` has the kinds."""
+
+    def begin(self, n: int) -> Tensor:
+        """Make room for n more positions of every sequence; returns those positions, (B or 1, n)."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k and v (B, h_kv, n, d), return the attention of q (B, h, n, d), same shape as q."""
+
+    def commit(self) -> None:
+        """All layers have stored their keys and values: the step's positions now count."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a learnt scale."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size)."""
+        return kernels.rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions; query heads share key/value heads in groups."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
+        rows = (self.heads + 2 * self.kv_heads) * self.head_dim
+        self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=config.o_proj_bias)
+        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
+        """(B, n, hidden) -> (B, n, hidden)."""
+        batch, n, _ = x.shape
+        qkv = self.qkv_proj(x).view(batch, n, -1, self.head_dim).transpose(1, 2)  # (B, h + 2 h_kv, n, d)
+        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
+        q, k = kernels.apply_rope(self._norm(qk), cos, sin).split((self.heads, self.kv_heads), dim=1)
+        mixed = cache.attend(self.layer, q, k, v)  # (B, h, n, d)
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, n, -1))
+
+    def _norm(self, qk: Tensor) -> Tensor:
+        """Qwen3 normalises each query and key head before it is rotated."""
+        if self.q_norm is None or self.k_norm is None:
+            return qk
+        q, k = qk.split((self.heads, self.kv_heads), dim=1)
+        return torch.cat([self.q_norm(q), self.k_norm(k)], dim=1)
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, hidden) -> (B, n, hidden)."""
+        return self.down_proj(kernels.swiglu(self.gate_up_proj(x)))
+
+
+class Block(nn.Module):
+    """One layer: what the other tokens say, then what to make of it; each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, layer)
+        self.post_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
+        """(B, n, hidden) -> (B, n, hidden)."""
+        x = x + self.attention(self.input_norm(x), cos, sin, cache)
+        return x + self.mlp(self.post_norm(x))
+
+
+class Transformer(nn.Module):
+    """Tokens in, logits out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.rope = Rope(config)
+        self.tie()
+
+    def tie(self) -> None:
+        """Let the head share the embedding's matrix, where the configuration says so."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def reset_rope(self) -> None:
+        """Recompute the rotary frequencies on the weights' device (they are in no checkpoint)."""
+        self.rope.reset(self.embed_tokens.weight.device)
+
+    def forward(self, tokens: Tensor, cache: AttendingCache, logits_to_keep: int = 0) -> Tensor:
+        """Compute the next n positions of each sequence.
+
+        tokens: (B, n) int64. cache: holds what came before, and takes what is computed now. logits_to_keep:
+        only the last so many positions (0: all). Returns (B, n or logits_to_keep, vocab) in the model's dtype.
+        Raises CacheFull when the cache has no room for n more.
+        """
+        x = self.embed_tokens(tokens)  # (B, n, hidden)
+        cos, sin = self.rope(cache.begin(tokens.shape[1]), x.dtype)
+        for layer in self.layers:
+            x = layer(x, cos, sin, cache)
+        cache.commit()
+        return self.lm_head(self.norm(x[:, -logits_to_keep:]))
