@@ -1,0 +1,104 @@
+"""Which matrices and vectors the layers of each model family hold.
+
+The engine runs the first kind (gated feed-forward layer, RMSNorm). The others are here so that the memory
+and the cost of every catalogued model are counted from its shape, not looked up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labcore.config import ModelConfig
+from labcore.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a family adds to the sizes in a ModelConfig.
+
+    gated: three feed-forward matrices (SwiGLU) instead of two. norms: norms before a layer's blocks. norm_bias:
+    norms have a shift beside their scale. extra_norms: norms outside of the layers beyond the final one.
+    positions: learnt position vectors, counted beyond max_position_embeddings; None without learnt positions.
+    rotary: queries and keys are rotated by their position.
+    """
+
+    gated: bool = True
+    norms: int = 2
+    norm_bias: bool = False
+    extra_norms: int = 0
+    positions: int | None = None
+    rotary: bool = True
+
+
+_LLAMA = Layout()
+LAYOUTS: dict[str, Layout] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gpt2": Layout(gated=False, norm_bias=True, positions=0, rotary=False),
+    "opt": Layout(gated=False, norm_bias=True, positions=2, rotary=False),  # two positions are reserved for padding
+    "bloom": Layout(gated=False, norm_bias=True, extra_norms=1, rotary=False),  # a norm on the embeddings; ALiBi
+    "mpt": Layout(gated=False, rotary=False),  # ALiBi
+    "falcon": Layout(gated=False, norms=1, norm_bias=True),  # one norm feeds both blocks
+    "falcon_new_decoder": Layout(gated=False, norm_bias=True),
+    "palm": Layout(norms=1),
+}
+
+
+def layout_of(config: ModelConfig) -> Layout:
+    """The family's layout. Raises ConfigError for a family whose parameters labcore cannot count."""
+    try:
+        return LAYOUTS[config.model_type]
+    except KeyError:
+        raise ConfigError(
+            f"The parameters of a {config.model_type!r} model cannot be counted; known are {', '.join(LAYOUTS)}."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer: inputs x outputs weights, and a bias of its outputs or none."""
+
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Weights and bias."""
+        return self.inputs * self.outputs + (self.outputs if self.bias else 0)
+
+
+def linears(config: ModelConfig) -> dict[str, Linear]:
+    """The linear layers of one Transformer layer, fused as the engine fuses them, by name."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    mixed = config.num_attention_heads * config.head_dim
+    rows = mixed + 2 * config.num_key_value_heads * config.head_dim
+    widened = 2 * inner if layout_of(config).gated else inner
+    return {
+        "qkv_proj": Linear(hidden, rows, config.attention_bias),
+        "o_proj": Linear(mixed, hidden, config.o_proj_bias),
+        "gate_up_proj": Linear(hidden, widened, config.mlp_bias),
+        "down_proj": Linear(inner, hidden, config.mlp_bias),
+    }
+
+
+def norm_parameters_per_layer(config: ModelConfig) -> int:
+    """Scales (and shifts) of one layer's norms, those on queries and keys included."""
+    layout = layout_of(config)
+    vectors = layout.norms * (2 if layout.norm_bias else 1)
+    return vectors * config.hidden_size + (2 * config.head_dim if config.qk_norm else 0)
+
+
+def norm_parameters(config: ModelConfig) -> int:
+    """Scales (and shifts) of all norms of the model."""
+    layout = layout_of(config)
+    outside = (1 + layout.extra_norms) * (2 if layout.norm_bias else 1) * config.hidden_size
+    return config.num_hidden_layers * norm_parameters_per_layer(config) + outside
+
+
+def position_parameters(config: ModelConfig) -> int:
+    """Learnt position vectors; none where positions are rotated or biased in."""
+    extra = layout_of(config).positions
+    return 0 if extra is None else (config.max_position_embeddings + extra) * config.hidden_size
