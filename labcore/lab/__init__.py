@@ -1,0 +1,56 @@
+"""What a notebook imports: one session, then predictions, figures, widgets, exercises and hunts.
+
+    from labcore import lab
+
+    session = lab.start(model="story", lesson="01")
+    guess = lab.predict("01.1", "How many tokens per second?", unit="tok/s", default=100)
+    lab.show(figure, "One sentence with the finding and its numbers.", rows)
+    lab.score("01.1", measured=812, unit="tok/s")
+    lab.check("01.1", my_function)
+    lab.finish()
+
+Names are resolved on first use, so that the command line can import one module of this room without
+paying for plotly and ipywidgets. To offer a new name to notebooks, add its line to `_HOMES`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    # the session and its results
+    "start": "session",
+    "finish": "session",
+    "current": "session",
+    "Session": "session",
+    # what a part of a lesson is made of
+    "predict": "predictions",
+    "score": "predictions",
+    "recall_prediction": "predictions",
+    "Prediction": "predictions",
+    "TODO": "exercises",
+    "attempt": "exercises",
+    "check": "exercises",
+    "hint": "exercises",
+    "solution": "exercises",
+    "solved": "exercises",
+    "hunt": "hunts",
+    # what is shown
+    "show": "display",
+    "finding": "display",
+    "expect_error": "display",
+    "table": "display",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"labcore.lab.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'labcore.lab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

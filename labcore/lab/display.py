@@ -1,0 +1,118 @@
+"""Putting things on the page: figures, findings, tables, notes.
+
+Everything is published as an ordinary output of its cell (a MIME bundle with a plain-text form), also
+what a widget changes: a `Region` is replaced in place and stays in the saved notebook. So a page that
+was exported, or that is read without a kernel, still shows the last figure and its table.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from IPython.core.getipython import get_ipython
+from IPython.display import display, update_display
+
+from labcore.errors import LabError, LessonError
+from labcore.lab import tables
+
+Bundle = dict[str, Any]
+
+_TONES = {"good": "#009E73", "bad": "#D55E00", "note": "#0072B2", "quiet": "#8A8A8A"}
+
+
+class Shown(str):
+    """Text that is on the page already; as the last value of a cell it is not repeated."""
+
+    def _ipython_display_(self) -> None:
+        return None
+
+
+class Region:
+    """A place in the page whose content can be replaced as often as one likes."""
+
+    def __init__(self) -> None:
+        self._id = uuid.uuid4().hex
+        self._placed = False
+
+    def show(self, bundle: Bundle) -> None:
+        """Put `bundle` here, in place of what was here before."""
+        if get_ipython() is None:
+            print(bundle["text/plain"])
+        elif self._placed:
+            update_display(bundle, display_id=self._id, raw=True)
+        else:
+            display(bundle, display_id=self._id, raw=True)
+        self._placed = True
+
+
+def html_bundle(html: str, text: str) -> Bundle:
+    """HTML with the plain text that stands for it where HTML is not shown."""
+    return {"text/html": html, "text/plain": text}
+
+
+def figure_bundle(figure: go.Figure) -> Bundle:
+    """A figure for the current plotly renderer, with its title as plain text."""
+    title = figure.layout.title.text or "figure"
+    return {**(figure._repr_mimebundle_() or {}), "text/plain": f"[figure] {title}"}
+
+
+def note_bundle(text: str, tone: str = "note", label: str = "") -> Bundle:
+    """A sentence beside a coloured bar. tone: good, bad, note or quiet; the label repeats it in words."""
+    bold = f"<b>{escape(label)}</b> " if label else ""
+    style = f"border-left:4px solid {_TONES[tone]};padding:4px 10px;margin:4px 0;line-height:1.45"
+    body = escape(text).replace("\n", "<br>")
+    return html_bundle(
+        f'<div class="labcore-note" style="{style}">{bold}{body}</div>', f"{label} {text}".strip()
+    )
+
+
+def finding_bundle(text: str, rows: tables.Rows = ()) -> Bundle:
+    """The sentence under a figure and, where there are rows, the exact table below it."""
+    note = note_bundle(text)
+    if not rows:
+        return note
+    return html_bundle(note["text/html"] + tables.as_html(rows), f"{text}\n\n{tables.as_text(rows)}")
+
+
+def publish(bundle: Bundle) -> None:
+    """Show `bundle` once, as an output of the running cell."""
+    Region().show(bundle)
+
+
+def note(text: str, tone: str = "note", label: str = "") -> Shown:
+    """Show one sentence; returns it."""
+    publish(note_bundle(text, tone, label))
+    return Shown(text)
+
+
+def show(figure: go.Figure, finding: str, rows: tables.Rows = ()) -> None:
+    """A figure, under it one sentence that states the finding, under that the same data as a table."""
+    publish(figure_bundle(figure))
+    publish(finding_bundle(finding, rows))
+
+
+def finding(text: str) -> Shown:
+    """One sentence that states what was seen, with its numbers."""
+    return note(text)
+
+
+def table(rows: tables.Rows) -> None:
+    """Exact numbers; `rows` is a list of dicts from column name (with unit) to value."""
+    publish(html_bundle(tables.as_html(rows), tables.as_text(rows)))
+
+
+def expect_error(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Shown:
+    """Call what labcore should refuse, and show the sentence it refuses with.
+
+    Raises LessonError when the call succeeds: then the lesson's claim is false. Anything that is not a
+    LabError is a bug and passes through.
+    """
+    try:
+        run(*args, **kwargs)
+    except LabError as error:
+        return note(str(error), "bad", f"{type(error).__name__}:")
+    raise LessonError("This call was expected to be refused, and it succeeded; please report it as a bug.")

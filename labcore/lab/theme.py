@@ -1,0 +1,55 @@
+"""One look for every figure: Okabe-Ito colours, a marker or pattern beside each, units on each axis.
+
+Figures carry their own light card, so that they read the same in JupyterLab's light and dark themes
+and on an exported page. Okabe & Ito's palette (jfly.uni-koeln.de/color) keeps apart what the common
+kinds of colour blindness mix up; the marker shape carries the same difference once more.
+"""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#1A1A1A", "#8A8A8A"
+COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
+PATTERNS = ("", "/", "x", ".", "-", "\\", "+")
+CARD, GRID, INK = "#FCFCFA", "#E4E4E0", "#2B2B2B"
+HEIGHT = 380
+
+
+def template() -> go.layout.Template:
+    """The lab's plotly template. Traces cycle through colour AND marker shape (bars: pattern)."""
+    axis = {"gridcolor": GRID, "linecolor": GREY, "zeroline": False, "ticks": "outside", "automargin": True}
+    layout = {
+        "colorway": list(COLORS),
+        "paper_bgcolor": CARD,
+        "plot_bgcolor": CARD,
+        "font": {
+            "color": INK,
+            "size": 13,
+            "family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
+        },
+        "title": {"x": 0.01, "xanchor": "left", "font": {"size": 15}},
+        "xaxis": {**axis, "showline": True},
+        "yaxis": {**axis, "showline": True},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        "margin": {"l": 64, "r": 24, "t": 72, "b": 56},
+        "hoverlabel": {"font": {"size": 12}},
+    }
+    return go.layout.Template(
+        layout=layout,
+        data={
+            "scatter": [go.Scatter(marker={"symbol": symbol, "size": 8}) for symbol in SYMBOLS],
+            "bar": [go.Bar(marker={"pattern": {"shape": shape, "solidity": 0.25}}) for shape in PATTERNS],
+        },
+    )
+
+
+def figure(title: str, *, x: str = "", y: str = "", height: int = HEIGHT) -> go.Figure:
+    """An empty figure in the lab's look. `x` and `y` are axis titles and should name their units."""
+    made = go.Figure()
+    made.update_layout(template=template(), title_text=title, height=height)
+    made.update_xaxes(title_text=x)
+    made.update_yaxes(title_text=y)
+    return made
