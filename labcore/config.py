@@ -104,7 +104,7 @@ class ModelConfig:
 
     @property
     def attention_kind(self) -> str:
-        """"MHA", "GQA" or "MQA"."""
+        """Which sharing this is: "MHA", "GQA" or "MQA"."""
         if self.num_key_value_heads == self.num_attention_heads:
             return "MHA"
         return "MQA" if self.num_key_value_heads == 1 else "GQA"
@@ -127,7 +127,9 @@ class ModelConfig:
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); fetch the file again.") from None
         if not isinstance(data, dict):
-            raise ConfigError(f"{path} holds a {type(data).__name__}, not a JSON object; fetch the file again.")
+            raise ConfigError(
+                f"{path} holds a {type(data).__name__}, not a JSON object; fetch the file again."
+            )
         return cls.from_dict(data)
 
     @classmethod
@@ -143,7 +145,9 @@ class ModelConfig:
         try:
             return cls(**_fields(data, family))
         except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            raise ConfigError(f"config.json holds a value of the wrong kind ({error}); fetch the file again.") from None
+            raise ConfigError(
+                f"config.json holds a value of the wrong kind ({error}); fetch the file again."
+            ) from None
 
     def to_hugging_face(self) -> dict[str, Any]:
         """The `config.json` that describes this model to `transformers` (every version) and to `from_dict`.
@@ -164,7 +168,8 @@ class ModelConfig:
         if back != self:
             wrong = [f.name for f in fields(self) if getattr(back, f.name) != getattr(self, f.name)]
             raise ConfigError(
-                f"A {self.model_type} config.json cannot state this {', '.join(wrong)}; choose another model_type."
+                f"A {self.model_type} config.json cannot state {', '.join(wrong)} of this model; "
+                "choose another model_type."
             )
         return data
 
@@ -215,7 +220,7 @@ def _fields(data: Mapping[str, Any], family: str) -> dict[str, Any]:
         "attention_bias": bool(data.get("attention_bias", False)),
         "o_proj_bias": bool(data.get("attention_bias", False)),
         "mlp_bias": bool(data.get("mlp_bias", False)),
-        "bos_token_id": _as_ids(data.get("bos_token_id"))[0] if data.get("bos_token_id") is not None else None,
+        "bos_token_id": next(iter(_as_ids(data.get("bos_token_id"))), None),
         "eos_token_ids": _as_ids(data.get("eos_token_id")),
     } | _FIXED[family]
 

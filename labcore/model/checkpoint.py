@@ -1,0 +1,189 @@
+"""Reading and writing checkpoints: safetensors only, every tensor checked before the first byte is placed.
+
+Pickle files (.bin, .pt, .pth) are refused: opening one runs whatever code it holds. safetensors is a table of
+names, shapes and offsets followed by raw numbers, so that a tensor can be read alone and nothing can run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from labcore.config import ModelConfig
+from labcore.errors import CheckpointError
+from labcore.model import weights
+from labcore.model.device import resolve_dtype
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_READABLE = ("F64", "F32", "F16", "BF16")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+class Stored(NamedTuple):
+    """One tensor as a file's header states it."""
+
+    file: Any  # an open safetensors file
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Checkpoint:
+    """An open checkpoint folder: its tensors by name, none of them read yet. Use it in a `with`.
+
+    Raises CheckpointError when a file is missing, corrupt, truncated or pickled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tensors: dict[str, Stored] = {}
+        self._open = ExitStack()
+        try:
+            for path in weight_files(folder):
+                self._add(path)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.tensors.clear()
+        self._open.close()
+
+    def _add(self, path: Path) -> None:
+        try:
+            file = self._open.enter_context(safe_open(path, framework="pt", device="cpu"))
+            for name in file.keys():  # noqa: SIM118  (a safetensors file is not a dict)
+                header = file.get_slice(name)
+                self.tensors[name] = Stored(file, tuple(header.get_shape()), header.get_dtype())
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path.name} ({path.stat().st_size:,} bytes) is corrupt or cut short ({error}); "
+                "fetch the file again."
+            ) from None
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, mapped from its file rather than copied."""
+        return self.tensors[name].file.get_tensor(name)
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors of the checkpoint hold the same numbers."""
+        return torch.equal(self.read(one), self.read(other))
+
+    def check(self, expected: dict[str, tuple[int, ...]], ignorable: Iterable[str] = ()) -> None:
+        """Hold the tensors against what the model needs. Raises CheckpointError for any difference."""
+        extra = [name for name in self.tensors if name not in expected and not _is_ignorable(name, ignorable)]
+        if missing := [name for name in expected if name not in self.tensors]:
+            raise CheckpointError(
+                f"{self.folder.name} lacks {_some(missing)} of the {len(expected)} tensors its config.json "
+                "asks for; fetch the whole checkpoint, with the config.json that belongs to it."
+            )
+        if extra:
+            raise CheckpointError(
+                f"{self.folder.name} holds {_some(extra)} that its config.json has no place for; "
+                "its config.json belongs to another model, or this architecture is not supported."
+            )
+        for name, shape in expected.items():
+            _check_one(name, self.tensors[name], shape)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, one or a whole set of shards, all of them there.
+
+    Raises CheckpointError when there is none, when a shard is missing, or when there are only pickles.
+    """
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(_no_weights(folder))
+    names = sorted(set(_weight_map(folder / INDEX).values()))
+    if wrong := [name for name in names if Path(name).name != name]:
+        raise CheckpointError(
+            f"{INDEX} names {_some(wrong)} outside of its own folder; fetch the index again."
+        )
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise CheckpointError(
+            f"{folder.name} lacks {_some(missing)} of its {len(names)} shards; fetch them again."
+        )
+    return [folder / name for name in names]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if found and all(isinstance(name, str) for name in found.values()):
+            return found
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise CheckpointError(
+        f"{INDEX} in {index.parent.name} is no index of shards (a weight_map); fetch it again."
+    )
+
+
+def _no_weights(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if pickles := [name for name in names if name.endswith(PICKLES)]:
+        return (
+            f"{folder.name} holds its weights only as pickle ({_some(pickles)}), which can run any code when "
+            "opened; if you trust it, let transformers convert it: save_pretrained(..., safe_serialization=True)."
+        )
+    return f"{folder.name} holds no {SINGLE} and no {INDEX}; a model folder needs one of them."
+
+
+def _is_ignorable(name: str, ignorable: Iterable[str]) -> bool:
+    # older checkpoints store the rotary frequencies, which follow from the configuration
+    return name.endswith("rotary_emb.inv_freq") or name in ignorable
+
+
+def _check_one(name: str, stored: Stored, shape: tuple[int, ...]) -> None:
+    if stored.shape != shape:
+        raise CheckpointError(
+            f"{name} has shape {list(stored.shape)} where config.json asks for {list(shape)}; "
+            "config.json and weights belong to different models."
+        )
+    if stored.dtype not in _READABLE:
+        raise CheckpointError(
+            f"{name} is stored as {stored.dtype}; labcore reads {', '.join(_READABLE)}, so fetch the "
+            "full-precision checkpoint."
+        )
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    listed = ", ".join(names[:shown])
+    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more ({len(names)} in all)"
+
+
+def save_checkpoint(
+    model: nn.Module, config: ModelConfig, folder: Path | str, dtype: str | torch.dtype = "float16"
+) -> Path:
+    """Write config.json and model.safetensors so that labcore and transformers both load them.
+
+    model: a Transformer, or anything with one as `.transformer`. The files appear whole or not at all.
+    Returns the folder. Raises ConfigError for a config no family can state, DeviceError for a wrong dtype.
+    """
+    transformer = getattr(model, "transformer", model)
+    target = resolve_dtype(dtype, torch.device("cpu"))
+    description = config.to_hugging_face() | {"torch_dtype": str(target).removeprefix("torch.")}
+    # Cloned, because fused parts share one storage, which the format cannot say.
+    tensors = {
+        name: tensor.to("cpu", target, copy=True).contiguous()
+        for name, tensor in weights.to_hugging_face(transformer, config).items()
+    }
+    home = Path(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, home / f".{SINGLE}", metadata={"format": "pt"})
+    os.replace(home / f".{SINGLE}", home / SINGLE)
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    (home / "config.json").write_text(text, encoding="utf-8")
+    return home

@@ -1,0 +1,50 @@
+"""What a model is placed on and held in, made definite; and memory asked for before it is taken."""
+
+from __future__ import annotations
+
+import torch
+
+from labcore.errors import DeviceError, OutOfMemory
+from labcore.perf.machine import available_memory, resolve_device
+
+__all__ = ["DTYPES", "ensure_fits", "resolve_device", "resolve_dtype"]
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype meant. "auto" is fp32 on a CPU, and on a GPU bf16 where it has it, else fp16.
+
+    Raises DeviceError for a dtype that weights cannot be held in here.
+    """
+    if dtype == "auto":
+        return _natural_dtype(device)
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
+        raise DeviceError(f"There is no dtype {str(dtype)!r} here; use auto, float32, bfloat16 or float16.")
+    return found
+
+
+def _natural_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        # Before Ampere bf16 is emulated, which PyTorch would count as support.
+        native = torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
+        return torch.bfloat16 if native else torch.float16
+    return torch.float16 if device.type == "mps" else torch.float32
+
+
+def ensure_fits(needed: int, device: torch.device, what: str) -> None:
+    """Refuse `needed` bytes for `what` that are not free. Raises OutOfMemory with the numbers."""
+    free = available_memory(device)
+    if needed > free:
+        raise OutOfMemory(
+            f"{what} need {needed / 1e9:.2f} GB and {device} has {free / 1e9:.2f} GB free; "
+            "take a smaller dtype (dtype='bfloat16'), a smaller model or another device."
+        )

@@ -1,0 +1,204 @@
+"""`labcore.load`: a name, a folder, a Hub id or a catalogued shape becomes a whole model.
+
+    "story", "story-draft"      the embedded models, no network
+    "path/to/folder"            config.json, safetensors, perhaps tokenizer.json
+    "owner/name"                the Hugging Face Hub; the only source that touches the network
+    "shape:llama-3.1-8b"        a real architecture with random weights, for speed and memory
+
+The model is built empty in its final place and dtype; each tensor of the checkpoint is mapped from its file
+and copied into its rows. So loading takes the model's own memory and at most one tensor more.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from labcore import catalog
+from labcore.config import ModelConfig
+from labcore.errors import CheckpointError, ConfigError
+from labcore.model import hub, weights
+from labcore.model.checkpoint import Checkpoint
+from labcore.model.device import ensure_fits, resolve_device, resolve_dtype
+from labcore.model.transformer import Transformer
+from labcore.tokenizer import Tokenizer
+
+EMBEDDED = ("story", "story-draft")
+SHAPE = "shape:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass
+class Model:
+    """A Transformer with its configuration and its tokenizer (None: it takes and gives token ids)."""
+
+    name: str
+    config: ModelConfig
+    transformer: Transformer
+    tokenizer: Tokenizer | None
+    random_weights: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.transformer.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are held in."""
+        return self.transformer.embed_tokens.weight.dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers were learnt; a tied head is counted once."""
+        return sum(parameter.numel() for parameter in self.transformer.parameters())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that the stored tensors really take; a tied head is counted once."""
+        stored = {
+            id(tensor): tensor.nbytes for tensor in self.transformer.state_dict(keep_vars=True).values()
+        }
+        return sum(stored.values())
+
+
+def load(
+    source: str | Path = "story",
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    seed: int = 0,
+    revision: str | None = None,
+    progress: bool = True,
+) -> Model:
+    """Load a model whole, ready to generate.
+
+    source: an embedded name, a folder, a Hub id, or "shape:NAME" (see this module).
+    device, dtype: "auto" takes the GPU where there is one, and the dtype natural to the device.
+    seed: of a shape's random weights. revision (branch, tag, commit) and progress (bar): for the Hub only.
+    Raises DeviceError, OutOfMemory (before anything is allocated), ConfigError, CheckpointError, HubError,
+    CatalogError.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    name = str(source)
+    if name.startswith(SHAPE):
+        return _random_model(name, place, kind, seed)
+    if name in EMBEDDED:
+        return _load_folder(catalog.embedded(name), name, place, kind)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return _load_folder(folder, folder.resolve().name, place, kind)
+    if isinstance(source, Path) or folder.exists() or not _HUB_ID.fullmatch(name):
+        raise CheckpointError(_unknown(name, folder))
+
+    def accept(config: ModelConfig) -> None:
+        _ensure_model_fits(_skeleton(config), name, place, kind)
+
+    return _load_folder(hub.fetch(name, revision, progress, accept), name, place, kind)
+
+
+def _unknown(name: str, folder: Path) -> str:
+    if folder.is_file():
+        return f"{name!r} is a file; give the folder that holds it (with config.json and {folder.name})."
+    shapes = [SHAPE + shape for shape in catalog.architectures(runnable_only=True)]
+    near = difflib.get_close_matches(name, [*EMBEDDED, *shapes], n=3, cutoff=0.5)
+    guess = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return (
+        f"There is no model or folder {name!r}{guess}; give {', '.join(EMBEDDED)}, an existing folder, "
+        f"a Hugging Face id 'owner/name', or '{SHAPE}NAME' with a catalogued architecture."
+    )
+
+
+def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Model:
+    config = _with_generation_defaults(ModelConfig.from_file(folder / "config.json"), folder)
+    with Checkpoint(folder) as checkpoint:
+        config = _settle_tie(config, checkpoint)
+        transformer = _skeleton(config)
+        skeleton = weights.parameters_of(transformer)
+        homes = weights.places(config, skeleton)
+        checkpoint.check(
+            {hf: tuple(home.of(skeleton).shape) for hf, home in homes.items()}, ignorable=[weights.HEAD]
+        )
+        tokenizer = Tokenizer.from_folder(folder, config)
+        _ensure_model_fits(transformer, name, device, dtype)
+        _materialise(transformer, device, dtype)
+        parameters = weights.parameters_of(transformer)
+        for hf, home in homes.items():
+            home.of(parameters).copy_(checkpoint.read(hf))
+    return Model(name, config, transformer, tokenizer)
+
+
+def _with_generation_defaults(config: ModelConfig, folder: Path) -> ModelConfig:
+    """generation_config.json, where it names end-of-text tokens, has the last word (as in transformers)."""
+    try:
+        found = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return config
+    ids = found if isinstance(found, list) else [found]
+    if not ids or not all(isinstance(one, int) for one in ids):
+        return config
+    return config.with_(eos_token_ids=tuple(ids))
+
+
+def _settle_tie(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """Two different matrices are not tied, whatever config.json says (transformers judges likewise)."""
+    both = weights.HEAD in checkpoint.tensors and weights.EMBEDDING in checkpoint.tensors
+    if config.tie_word_embeddings and both and not checkpoint.same(weights.HEAD, weights.EMBEDDING):
+        return config.with_(tie_word_embeddings=False)
+    return config
+
+
+def _skeleton(config: ModelConfig) -> Transformer:
+    """The model without memory: shapes only, on the meta device."""
+    with torch.device("meta"):
+        return Transformer(config).eval()
+
+
+def _ensure_model_fits(transformer: nn.Module, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    numbers = sum(parameter.numel() for parameter in transformer.parameters())
+    what = f"The {numbers / 1e9:.3g} billion weights of {name} in {str(dtype).removeprefix('torch.')}"
+    ensure_fits(numbers * dtype.itemsize, device, what)
+
+
+def _materialise(transformer: Transformer, device: torch.device, dtype: torch.dtype) -> None:
+    """Give a skeleton memory, unset, without the initialisation that would be overwritten at once."""
+    for name, shape in [(name, tensor.shape) for name, tensor in weights.parameters_of(transformer).items()]:
+        module, _, leaf = name.rpartition(".")
+        memory = torch.empty(shape, device=device, dtype=dtype)
+        setattr(transformer.get_submodule(module), leaf, nn.Parameter(memory, requires_grad=False))
+    transformer.tie()
+    transformer.reset_rope()
+
+
+def _random_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> Model:
+    entry = catalog.entry(name.removeprefix(SHAPE))
+    if not entry.runnable:
+        raise ConfigError(
+            f"{entry.title} cannot be run ({entry.reason}); labcore runs dense models of the Llama "
+            f"family, such as {', '.join(SHAPE + known for known in catalog.architectures(runnable_only=True)[:3])}."
+        )
+    config, name = entry.config, SHAPE + entry.name
+    transformer = _skeleton(config)
+    _ensure_model_fits(transformer, name, device, dtype)
+    _materialise(transformer, device, dtype)
+    generator = torch.Generator(device).manual_seed(seed)
+    for parameter_name, parameter in weights.parameters_of(transformer).items():
+        _draw(parameter_name, parameter, config, generator)
+    return Model(name, config, transformer, tokenizer=None, random_weights=True)
+
+
+def _draw(name: str, parameter: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+    """GPT-2's initialisation: 0.02, divided by sqrt(2 L) where a layer adds to the residual stream."""
+    if parameter.dim() == 1:
+        parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        return
+    adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+    depth = (2 * config.num_hidden_layers) ** 0.5 if adds else 1.0
+    parameter.normal_(0.0, 0.02 / depth, generator=generator)

@@ -1,0 +1,182 @@
+"""Text to tokens and back, over the `tokenizers` library; and decoding as a stream without broken letters."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from labcore.config import ModelConfig
+from labcore.errors import CheckpointError
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The byte behind each printable character of byte-level BPE (GPT-2's `bytes_to_unicode`, inverted)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
+class Tokenizer:
+    """One checkpoint's tokenizer. `adds_bos`: the model expects documents to begin with `bos_id`."""
+
+    def __init__(
+        self, library: tokenizers.Tokenizer, bos_id: int | None = None, adds_bos: bool = False
+    ) -> None:
+        self._library = library
+        self.bos_id = bos_id
+        self.adds_bos = adds_bos and bos_id is not None
+        self.special_ids = frozenset(
+            token for token, added in library.get_added_tokens_decoder().items() if added.special
+        )
+        self.byte_level = _is_byte_level(json.loads(library.to_str()).get("decoder"))
+
+    @classmethod
+    def from_file(cls, path: Path | str, config: ModelConfig | None = None) -> Tokenizer:
+        """Read a tokenizer.json, and what tokenizer_config.json beside it says about the first token.
+
+        config: its bos_token_id is used where tokenizer_config.json names none.
+        Raises CheckpointError when the file is missing or no tokenizer.
+        """
+        path = Path(path)
+        try:
+            library = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"There is no tokenizer file {path}; give the path of a tokenizer.json."
+            ) from None
+        except Exception as error:  # the library raises bare Exception
+            raise CheckpointError(f"{path} is not a tokenizer ({error}); fetch the file again.") from None
+        library.no_truncation()
+        library.no_padding()
+        settings = _settings(path.with_name("tokenizer_config.json"))
+        bos_id = _bos_id(library, settings, config)
+        adds = settings.get("add_bos_token")
+        return cls(library, bos_id, _template_adds(library, bos_id) if adds is None else bool(adds))
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: ModelConfig | None = None) -> Tokenizer | None:
+        """The tokenizer of a model folder, or None where it has no tokenizer.json."""
+        path = folder / "tokenizer.json"
+        return cls.from_file(path, config) if path.is_file() else None
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, special ones included (a model's embedding may be padded beyond)."""
+        return self._library.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, add_bos: bool = False) -> list[int]:
+        """Tokens of a text; add_bos puts the beginning-of-text token first, where there is one."""
+        tokens = self._library.encode(text, add_special_tokens=False).ids
+        return [self.bos_id, *tokens] if add_bos and self.bos_id is not None else tokens
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of tokens. Special tokens, and ids that no token has, add nothing."""
+        return self._library.decode([token for token in tokens if token >= 0], skip_special_tokens=True)
+
+    def piece(self, token: int) -> str | None:
+        """The vocabulary's own spelling of a token, or None for an id that no token has."""
+        return self._library.id_to_token(token) if token >= 0 else None
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a byte-level token stands for: bytes that need not be whole characters."""
+        piece = self.piece(token) or ""
+        if all(character in _BYTES for character in piece):
+            return bytes(_BYTES[character] for character in piece)
+        return piece.encode()  # an added token is spelt in plain text
+
+    def token_text(self, token: int) -> str:
+        """One token made visible: spaces as ␣, line ends as ⏎, bytes that are no character as <0xE2>."""
+        piece = self.piece(token)
+        if piece is None:
+            return f"<{token}>"
+        if self.byte_level:
+            text = self.token_bytes(token).decode("utf-8", errors="backslashreplace")
+            return re.sub(r"\\x([0-9a-f]{2})", lambda m: f"<0x{m[1].upper()}>", text).translate(_VISIBLE)
+        if _BYTE_TOKEN.fullmatch(piece) and int(piece[3:5], 16) < 128:
+            piece = chr(int(piece[3:5], 16))
+        return piece.replace("▁", " ").translate(_VISIBLE)
+
+    def stream(self) -> StreamDecoder:
+        """A decoder that takes tokens one by one."""
+        return StreamDecoder(self)
+
+
+class StreamDecoder:
+    """Decode token by token. All that `push` and `flush` return, joined, is `tokenizer.decode` of all tokens.
+
+    Only whole characters come out. Each push costs the same however long the text is: byte-level tokens go
+    through an incremental UTF-8 decoder; others are decoded behind the one token before them, so that a
+    leading space is kept, and byte tokens (<0xE2>) wait until their run ends, for only then is known what they spell.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._context: list[int] = []  # the last token whose text is out
+        self._waiting: list[int] = []
+
+    def push(self, token: int) -> str:
+        """The text that this token completes: often a word, sometimes nothing yet."""
+        piece = self._tokenizer.piece(token)
+        if piece is None or token in self._tokenizer.special_ids:
+            return ""
+        if self._tokenizer.byte_level:
+            return self._utf8.decode(self._tokenizer.token_bytes(token))
+        self._waiting.append(token)
+        return "" if _BYTE_TOKEN.fullmatch(piece) else self._release()
+
+    def flush(self) -> str:
+        """The end of the text: what was held back, an unfinished character as U+FFFD."""
+        return self._utf8.decode(b"", final=True) if self._tokenizer.byte_level else self._release()
+
+    def _release(self) -> str:
+        if not self._waiting:
+            return ""
+        known = self._tokenizer.decode(self._context)
+        text = self._tokenizer.decode(self._context + self._waiting)
+        self._context, self._waiting = self._waiting[-1:], []
+        return text[len(known) :]
+
+
+def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
+    if decoder is None:
+        return False
+    if decoder["type"] == "Sequence":
+        return [inner["type"] for inner in decoder["decoders"]] == ["ByteLevel"]
+    return bool(decoder["type"] == "ByteLevel")
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); fetch the file again.") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _bos_id(
+    library: tokenizers.Tokenizer, settings: dict[str, Any], config: ModelConfig | None
+) -> int | None:
+    named = settings.get("bos_token")
+    content = named.get("content") if isinstance(named, dict) else named
+    token = library.token_to_id(content) if isinstance(content, str) else None
+    return token if token is not None or config is None else config.bos_token_id
+
+
+def _template_adds(library: tokenizers.Tokenizer, bos_id: int | None) -> bool:
+    """Whether the tokenizer's own template puts the first token there, where no setting says so."""
+    return bos_id is not None and library.encode("", add_special_tokens=True).ids[:1] == [bos_id]
