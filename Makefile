@@ -1,0 +1,89 @@
+# Two commands matter: `make lab` opens the lessons, `make test` runs every check. Both set up what they need.
+#
+#   make lab              set up .venv, check the machine, open JupyterLab at lesson 1   (OPEN=no: no browser)
+#   make test             every check: lint, types, floors, unit tests, lessons, browser
+#   make check            the quick part of them, under 3 minutes
+#   make lessons          execute all lessons into runs/                                 (MODE=solution SCALE=full)
+#   make notebooks        rebuild notebooks/*.ipynb from the scripts beside them
+#   make model            train the embedded models again
+#   make clean            remove .venv, caches and runs/
+#
+# Variables: PYTHON=python3.12 (which Python makes .venv), VENV=.venv, TORCH='torch>=2.9' (what to install first),
+JOBS=2 (tests side by side).
+
+.POSIX:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help lab test check lint lessons notebooks model clean
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install -qq
+LAB := $(VENV)/.lab-is-installed
+TEST := $(VENV)/.test-is-installed
+JOBS := logical
+OPEN := yes
+MODE := learner
+SCALE := quick
+
+# The first Python that is new enough.
+PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# With an NVIDIA GPU, any torch that the project takes. Without one, one release that also exists as a CPU build:
+# an index that carries that build wins over the default, which brings gigabytes of CUDA libraries.
+TORCH = $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo 'torch>=2.9' || echo 'torch==2.13.0')
+
+help:
+	@sed -n 's/^# \{0,1\}//; 1,12p' Makefile
+
+$(RUN):
+	@test -n "$(PYTHON)" || { echo "labcore needs Python 3.11 or later and found $$(python3 --version 2>&1 || true); \
+	install one, or name it: make lab PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "$(PYTHON) is too old: labcore needs Python 3.11 or later." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; \
+	on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+# Make must not re-create the environment because a Python inside of it looks old: order-only.
+$(LAB): pyproject.toml | $(RUN)
+	@echo "Installing the lab into $(VENV); the first time this downloads a few hundred MB"
+	@$(RUN) -c 'import torch' 2>/dev/null || $(PIP) "$(TORCH)"
+	@$(PIP) -e '.[lab]'
+	@touch $@
+
+$(TEST): pyproject.toml | $(RUN)
+	@echo "Installing the lab and its tests into $(VENV); the first time this downloads a few hundred MB"
+	@$(RUN) -c 'import torch' 2>/dev/null || $(PIP) "$(TORCH)"
+	@$(PIP) -e '.[lab,test]'
+	@touch $(LAB) $@
+
+lab: $(LAB)
+	@$(RUN) -m labcore.cli doctor
+	@$(RUN) -m labcore.cli lessons open 01 $(if $(filter no,$(OPEN)),--no-browser)
+
+lint: $(TEST)
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+# One pytest for everything, so that its summary counts everything; the long tests are dealt out first.
+test: lint
+	$(RUN) -m pytest -n $(JOBS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+check: lint
+	$(RUN) -m pytest -n $(JOBS) --maxprocesses 8 -m "not slow and not notebook and not browser"
+
+lessons: $(LAB)
+	$(RUN) -m labcore.cli lessons run --all --mode $(MODE) --scale $(SCALE) --out runs
+
+notebooks: $(TEST)
+	$(RUN) -m labcore.cli lessons sync
+
+model: $(TEST)
+	$(RUN) -m data.story.train
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

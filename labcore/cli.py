@@ -1,0 +1,228 @@
+"""The command line: `labcore doctor`, `labcore generate`, `labcore lessons`.
+
+Commands import what they need when they run, so that `labcore --help` answers at once. An error that the
+user can mend (a LabError) is printed as its one sentence and ends with code 2; anything else is a bug and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from labcore.errors import LabError
+
+try:
+    import typer
+    from rich.console import Console
+    from typer.core import TyperGroup
+except ModuleNotFoundError as missing:  # installed without the extra: the script exists all the same
+    sys.exit(
+        f"labcore's command line needs the package {missing.name}, which the extra 'lab' brings: "
+        "pip install 'labcore[lab]'."
+    )
+
+if TYPE_CHECKING:
+    from labcore.generation import Output
+
+INTERRUPTED = 130  # what shells report for a program that ended by Ctrl-C
+ERROR = 2
+
+
+class Mode(StrEnum):
+    learner = "learner"
+    solution = "solution"
+
+
+class Scale(StrEnum):
+    auto = "auto"
+    quick = "quick"
+    full = "full"
+
+
+class LabGroup(TyperGroup):
+    """Prints a LabError as one sentence, and ends quietly at Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            if ctx.params.get("debug"):
+                raise
+            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(ERROR) from None
+        except KeyboardInterrupt:
+            Console(stderr=True).print("\nStopped.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(cls=LabGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+lessons_app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuild the lessons.")
+app.add_typer(lessons_app, name="lessons")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from labcore import __version__
+
+        print(f"labcore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A learning lab on LLM inference: a real engine, its instruments, eight live lessons."""
+
+
+@app.command()
+def doctor(
+    device: Annotated[str, typer.Option(help="Device to look at: auto, cpu, cuda, cuda:N, mps.")] = "auto",
+) -> None:
+    """Say what this machine has, what is missing, and what will be slow and why.
+
+    Ends with code 1 when something that the lab needs is missing.
+    """
+    from labcore import doctor as doctors
+
+    findings = doctors.examine(device)
+    Console().print(doctors.report(findings))
+    if any(finding.level == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    model: Annotated[str, typer.Option(help="story, story-draft, a folder, a Hub id, shape:NAME.")] = "story",
+    max_new_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above 0 samples.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages seen tokens.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same sample.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; may be given again.")] = None,
+    cache: Annotated[str, typer.Option(help="KV cache: none, growing, contiguous.")] = "contiguous",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
+    stats: Annotated[bool, typer.Option("--stats", help="Print TTFT, TPOT and throughput.")] = False,
+) -> None:
+    """Continue a prompt and stream the text as it is generated."""
+    import labcore
+    from labcore.generation import Output
+
+    loaded = labcore.load(model, device=device, dtype=dtype, seed=seed)
+    if loaded.random_weights:
+        typer.echo(f"{loaded.name} has random weights: its speed is real, its text means nothing.", err=True)
+    output = Output(prompt_tokens=[])
+    steps = labcore.stream(
+        loaded,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+        cache=cache,
+    )
+    for step in steps:
+        print(step.text, end="", flush=True)
+        output.step_seconds.append(step.seconds)
+    print()
+    if stats:
+        typer.echo(_timing(output), err=True)
+
+
+def _timing(output: Output) -> str:
+    """TTFT, TPOT and throughput of one generation, in one line."""
+    parts = [f"{len(output.step_seconds)} tokens", f"TTFT {output.ttft_s * 1e3:.1f} ms"]
+    if output.tpot_s is not None:
+        parts.append(f"TPOT {output.tpot_s * 1e3:.2f} ms")
+    return " · ".join([*parts, f"{output.tokens_per_s:.1f} tok/s"])
+
+
+@lessons_app.command("list")
+def list_lessons() -> None:
+    """Show the lessons that this clone holds."""
+    from labcore.lab import runner
+
+    for lesson in runner.lessons():
+        print(f"{lesson.number}  {lesson.title}")
+
+
+@lessons_app.command("run")
+def run_lessons(
+    names: Annotated[list[str] | None, typer.Argument(help="Numbers or names, such as 01 2.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Run every lesson.")] = False,
+    mode: Annotated[Mode, typer.Option(help="learner: exercises open; solution: filled.")] = Mode.learner,
+    scale: Annotated[Scale, typer.Option(help="quick, full, or auto (by device).")] = Scale.quick,
+    device: Annotated[str | None, typer.Option(help="Override the lesson's DEVICE.")] = None,
+    model: Annotated[str | None, typer.Option(help="Override the lesson's MODEL.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Override the lesson's SEED.")] = None,
+    out: Annotated[Path, typer.Option(help="Where executed notebooks go.")] = Path("runs"),
+) -> None:
+    """Execute lessons from top to bottom; one that fails does not stop the others.
+
+    Ends with code 1 when a lesson failed.
+    """
+    from labcore.lab import runner
+
+    if bool(names) == all_:
+        raise typer.BadParameter("name the lessons to run, such as 01 02, or give --all.")
+    chosen = runner.find(names) if names else runner.lessons()
+    settings = runner.Settings(mode=mode.value, scale=scale.value, device=device, model=model, seed=seed)
+    console = Console()
+    runs = runner.run_lessons(chosen, settings, out, console=console)
+    console.print(runner.summary_table(runs))
+    if not all(run.ok for run in runs):
+        raise typer.Exit(1)
+
+
+@lessons_app.command("open")
+def open_lesson(
+    name: Annotated[str, typer.Argument(help="Number or name of the lesson.")] = "01",
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Open a lesson in JupyterLab on this machine; Ctrl-C ends it."""
+    import subprocess
+
+    from labcore.lab import jupyter, runner
+
+    (lesson,) = runner.find([name])
+    jupyter.trust([known.path for known in runner.lessons()])
+    words = jupyter.command(lesson.path, browser=browser, port=port)
+    raise typer.Exit(subprocess.run(words, env=jupyter.environment()).returncode)
+
+
+@lessons_app.command("sync")
+def sync_lessons(
+    names: Annotated[list[str] | None, typer.Argument(help="Lessons to rebuild; none named: all.")] = None,
+    from_notebook: Annotated[
+        bool, typer.Option("--from-notebook", help="Write the scripts from the notebooks instead.")
+    ] = False,
+) -> None:
+    """Rebuild notebooks from their percent scripts: execute, keep `keep_output` cells, strip the rest."""
+    from labcore.lab import notebook_files, runner
+
+    if from_notebook:
+        for lesson in runner.find(names) if names else runner.lessons():
+            print(notebook_files.write_script(lesson.path))
+        return
+    scripts = runner.lessons(suffix=".py")
+    for lesson in runner.find(names, scripts) if names else scripts:
+        print(notebook_files.build(lesson.path))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,63 @@
+"""Start JupyterLab on the lessons: trusted, offline, and with this interpreter's own kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from labcore.errors import LessonError
+
+# JupyterLab asks two servers for news and updates unless it is told not to; the lab stays offline.
+_OFFLINE = (
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    "--LabApp.extension_manager=readonly",
+)
+# A kernel that the user installed under the name "python3" must not replace this interpreter's own.
+_OWN_KERNELS = {"JUPYTER_PREFER_ENV_PATH": "1"}
+
+
+def trust(notebooks: Sequence[Path]) -> None:
+    """Sign notebooks, so that their widgets show before the first run. Raises LessonError on failure."""
+    command = [sys.executable, "-m", "jupyter", "trust", *map(str, notebooks)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
+        raise LessonError(f"jupyter trust failed ({reason[0]}); install the extra 'lab' again.")
+
+
+def command(notebook: Path, *, browser: bool = True, port: int | None = None) -> list[str]:
+    """The command line that opens one notebook in JupyterLab, with its folder's parent as the root."""
+    words = [sys.executable, "-m", "jupyter", "lab", str(notebook), *_OFFLINE]
+    if not browser:
+        words.append("--no-browser")
+    if port is not None:
+        words += [f"--port={port}", "--ServerApp.port_retries=0"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # as in most containers; Jupyter refuses root unasked
+        words.append("--allow-root")
+    return words
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, with kernels of this interpreter before the user's."""
+    return {**os.environ, **_OWN_KERNELS}
+
+
+@contextmanager
+def kernel_environment(results: Path) -> Iterator[None]:
+    """While it lasts, kernels started here are this interpreter's and keep results in `results`."""
+    changes = {**_OWN_KERNELS, "LABCORE_RESULTS": str(results.resolve())}
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
