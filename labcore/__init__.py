@@ -32,7 +32,18 @@ _HOMES = {
 }
 _ROOMS = ("cache", "catalog", "errors", "generation", "kernels", "lab", "model", "perf")
 
-__all__ = ["ModelConfig", "Model", "__version__", "catalog", "errors", "generate", "load", "logits", "perf", "stream"]
+__all__ = [
+    "Model",
+    "ModelConfig",
+    "__version__",
+    "catalog",
+    "errors",
+    "generate",
+    "load",
+    "logits",
+    "perf",
+    "stream",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,9 +15,25 @@ from torch import Tensor
 
 from labcore.errors import SamplingError
 from labcore.generation.loop import decode_step, new_cache, prefill
-from labcore.generation.output import Output
+from labcore.generation.output import FinishReason, Output
 from labcore.generation.prompts import PromptBatch
+from labcore.generation.stopping import Stopping
 from labcore.model import Model
+
+
+@dataclass(frozen=True)
+class BeamParams:
+    """num_beams: beginnings kept; length_penalty: 0 ranks by total, 1 by mean log-probability.
+
+    Raises SamplingError for a number of beams that cannot be searched.
+    """
+
+    num_beams: int = 1
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_beams, int) or self.num_beams < 1:
+            raise SamplingError(f"num_beams is {self.num_beams!r}; it must be a whole number of at least 1.")
 
 
 @dataclass(frozen=True)
@@ -26,35 +42,32 @@ class Hypothesis:
 
     tokens: list[int]
     score: float
-    finish_reason: str
+    finish_reason: FinishReason
 
 
 def beam_search(
-    model: Model,
-    prompt: PromptBatch,
-    *,
-    num_beams: int,
-    max_new_tokens: int,
-    length_penalty: float = 1.0,
-    ignore_eos: bool = False,
-    cache: str = "contiguous",
+    model: Model, prompt: PromptBatch, params: BeamParams, stopping: Stopping, cache: str
 ) -> Output:
-    """The best answer to one prompt. Raises SamplingError when num_beams cannot be searched."""
-    if num_beams > model.config.vocab_size // 2:
-        raise SamplingError(f"num_beams is {num_beams}; a vocabulary of {model.config.vocab_size} allows {model.config.vocab_size // 2}.")
-    return _Search(model, prompt, num_beams, max_new_tokens, length_penalty, ignore_eos, cache).run()
+    """The best answer to one prompt. Raises SamplingError for more beams than the vocabulary can feed."""
+    most = model.config.vocab_size // 2
+    if params.num_beams > most:
+        raise SamplingError(
+            f"num_beams is {params.num_beams}; this vocabulary of {2 * most} allows at most {most}."
+        )
+    return _Search(model, prompt, params, stopping, cache).run()
 
 
 class _Search:
     """The state of one search. `known`: (beams, t) tokens; `scores`: (beams,) fp32."""
 
     def __init__(
-        self, model: Model, prompt: PromptBatch, beams: int, new: int, penalty: float, ignore_eos: bool, cache: str
+        self, model: Model, prompt: PromptBatch, params: BeamParams, stopping: Stopping, cache: str
     ) -> None:
-        self.model, self.prompt, self.beams, self.penalty = model, prompt, beams, penalty
+        self.model, self.prompt = model, prompt
+        self.beams, self.penalty = params.num_beams, params.length_penalty
         self.start = prompt.tokens.shape[1]
-        self.new_tokens = min(new, model.config.max_position_embeddings - self.start)
-        self.eos = set() if ignore_eos else set(model.config.eos_token_ids)
+        self.new_tokens = stopping.room(model, self.start)
+        self.eos = stopping.eos_of(model)
         self.cache = new_cache(model, cache, prompt, self.start + self.new_tokens - 1)
         self.known = prompt.tokens
         self.scores = torch.zeros(1, device=model.device)
@@ -73,11 +86,12 @@ class _Search:
         else:
             self._finish_running()
         best = max(self.finished, key=self._rank)
-        reason = best.finish_reason
+        tokenizer = self.model.tokenizer
         return Output(
             prompt_tokens=self.prompt.lists[0],
             tokens=best.tokens,
-            finish_reason="eos" if reason == "eos" else "length",
+            text=tokenizer.decode(best.tokens) if tokenizer else "",
+            finish_reason=best.finish_reason,
             step_seconds=seconds,
             score=self._rank(best),
         )
@@ -90,7 +104,9 @@ class _Search:
         vocab = logprobs.shape[1]
         totals = (self.scores[:, None] + logprobs).flatten()
         best = totals.topk(min((1 + len(self.eos)) * self.beams, totals.numel()))
-        rows, tokens, scores = [], [], []
+        rows: list[int] = []
+        tokens: list[int] = []
+        scores: list[float] = []
         for rank, (score, flat) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             row, token = divmod(flat, vocab)
             if token in self.eos:

@@ -1,8 +1,8 @@
 """The loop that turns a prompt into an answer, and the two kinds of step it is made of.
 
-One rule drives it: the tokens that are *known* (prompt and answer so far) run ahead of those whose keys and
-values the cache *holds*, and a step feeds the difference. With a cache that is the whole prompt once (prefill)
-and one token ever after (decode); with no cache it is everything, every time.
+One rule drives it: the tokens that are *known* (prompt and answer so far) run ahead of those whose keys
+and values the cache *holds*, and a step feeds the difference. With a cache that is the whole prompt once
+(prefill) and one token ever after (decode); with no cache it is everything, every time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from labcore.cache import KVCache, create
 from labcore.generation.prompts import PromptBatch
 from labcore.generation.sampling import Sampler, SamplingParams
+from labcore.generation.stopping import Stopping
 from labcore.generation.trace import Recorder, Trace, TraceOptions
 from labcore.model import Model
 
@@ -42,7 +43,7 @@ def _feed(model: Model, tokens: Tensor, cache: KVCache) -> Tensor:
 
 @dataclass(frozen=True)
 class BatchStep:
-    """One step of a whole batch: the token of each sequence, and the seconds from its start to their being known."""
+    """One step of a whole batch: each sequence's token, and the seconds until they were known."""
 
     index: int
     tokens: list[int]
@@ -52,7 +53,7 @@ class BatchStep:
 class Generation:
     """One batch of prompts on its way: iterate for its steps.
 
-    It runs to `max_new_tokens` or to the end of the model's context, unless the consumer stops iterating.
+    It runs to max_new_tokens or to the end of the model's context; whoever iterates may stop before.
     """
 
     def __init__(
@@ -60,16 +61,18 @@ class Generation:
         model: Model,
         prompts: PromptBatch,
         params: SamplingParams,
-        max_new_tokens: int,
+        stopping: Stopping,
         cache: str,
         trace: TraceOptions | None = None,
     ) -> None:
-        self.model, self.prompts = model, prompts
+        self.model, self.prompts, self.stopping = model, prompts, stopping
         length = prompts.tokens.shape[1]
-        self.new_tokens = min(max_new_tokens, model.config.max_position_embeddings - length)
+        self.new_tokens = stopping.room(model, length)
         # The last token is drawn but never fed, so it needs no room in the cache.
         self.cache = new_cache(model, cache, prompts, length + self.new_tokens - 1)
-        self.known = torch.zeros(prompts.size, length + self.new_tokens, dtype=torch.int64, device=model.device)
+        self.known = torch.zeros(
+            prompts.size, length + self.new_tokens, dtype=torch.int64, device=model.device
+        )
         self.known[:, :length] = prompts.tokens
         self.length = length
         self.sampler = Sampler(params, prompts.size)

@@ -13,7 +13,7 @@ FinishReason = Literal["eos", "stop", "length"]
 
 @dataclass(frozen=True)
 class Step:
-    """One token of one answer. `text` is what it adds to the visible text (may be empty), `seconds` the step's time."""
+    """One token of one answer. `text` is what it makes visible (may be empty), `seconds` the step's time."""
 
     index: int
     phase: Phase
@@ -57,4 +57,4 @@ class Output:
     @property
     def tokens_per_s(self) -> float:
         """Output tokens per second of the whole answer."""
-        return len(self.step_seconds) / self.seconds
+        return len(self.tokens) / self.seconds

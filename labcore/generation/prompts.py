@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,6 +28,12 @@ class PromptBatch:
     def size(self) -> int:
         """How many sequences there are."""
         return self.tokens.shape[0]
+
+    def singles(self) -> Iterator[PromptBatch]:
+        """Each prompt as a batch of its own."""
+        for tokens in self.lists:
+            row = torch.tensor([tokens], device=self.tokens.device)
+            yield PromptBatch(row, torch.zeros(1, dtype=torch.int64), [tokens])
 
 
 def is_batch(prompt: Prompt) -> bool:
@@ -62,7 +68,7 @@ def _encode(model: Model, prompt: OnePrompt, which: str) -> list[int]:
 
 def _tokenize(model: Model, text: str) -> list[int]:
     if model.tokenizer is None:
-        raise PromptError(f"Model {model.name!r} has no tokenizer; give token ids (a list of whole numbers) instead of text.")
+        raise PromptError(f"Model {model.name!r} has no tokenizer; give token ids instead of text.")
     return model.tokenizer.encode(text, add_bos=model.tokenizer.adds_bos)
 
 
@@ -76,4 +82,6 @@ def _validate(model: Model, tokens: list[int], which: str) -> None:
             f"shorten it to at most {context - 1}, so that one can be generated."
         )
     if wrong := [token for token in tokens if not 0 <= token < vocab]:
-        raise PromptError(f"Prompt{which} holds token {wrong[0]}; model {model.name!r} knows tokens 0 to {vocab - 1}.")
+        raise PromptError(
+            f"Prompt{which} holds token {wrong[0]}; model {model.name!r} knows tokens 0 to {vocab - 1}."
+        )

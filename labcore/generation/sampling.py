@@ -33,15 +33,29 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(_finite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
-        _require(_whole(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "a whole number, 0 (off) or above")
-        _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
+        _require(
+            _finite(self.temperature) and self.temperature >= 0,
+            "temperature",
+            self.temperature,
+            "0 (greedy) or above",
+        )
+        _require(
+            _whole(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "a whole number, 0 (off) or above"
+        )
+        _require(
+            _finite(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)"
+        )
         _require(_finite(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 (off) to 1")
         _require(
             _finite(self.repetition_penalty) and self.repetition_penalty > 0,
             "repetition_penalty", self.repetition_penalty, "above 0 (1 is off)",
         )  # fmt: skip
-        _require(_whole(self.seed) and 0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        _require(
+            _whole(self.seed) and 0 <= self.seed < 2**63,
+            "seed",
+            self.seed,
+            "a whole number from 0 to 2**63 - 1",
+        )
 
     @property
     def greedy(self) -> bool:
@@ -65,7 +79,7 @@ def _whole(value: object) -> bool:
 def process_logits(logits: Tensor, params: SamplingParams, history: Tensor | None = None) -> Tensor:
     """Logits as the draw sees them: (B, vocab) fp32 -> (B, vocab), -inf where a token is cut.
 
-    history: (B, t) int64 tokens that the repetition penalty looks at (prompt and answer so far; -1 is skipped).
+    history: (B, t) int64 tokens so far, prompt included, for the repetition penalty; -1 is skipped.
     With temperature 0 only the penalty applies, since the cuts never remove the best token.
     """
     if params.repetition_penalty != 1.0 and history is not None:
@@ -84,7 +98,7 @@ def process_logits(logits: Tensor, params: SamplingParams, history: Tensor | Non
 
 
 def _penalise(logits: Tensor, penalty: float, history: Tensor) -> Tensor:
-    """Divide positive logits of seen tokens by the penalty, multiply negative ones: both become less likely."""
+    """Divide a seen token's positive logit by the penalty, multiply a negative one: both get less likely."""
     seen = torch.zeros(logits.shape[0], logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
     seen.scatter_(1, history.remainder(logits.shape[1] + 1), True)  # -1 lands in the extra column
     weaker = torch.where(logits > 0, logits / penalty, logits * penalty)

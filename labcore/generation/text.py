@@ -1,4 +1,4 @@
-"""From tokens to text that can be shown at once: whole characters, and nothing that a stop string may swallow."""
+"""From tokens to text that can be shown: whole characters, and nothing a stop string may swallow."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer | None, stop: Sequence[str] = ()) -> None:
-        if any(not text for text in stop):
-            raise SamplingError("A stop string is empty; it would end every answer before its first token.")
         if stop and tokenizer is None:
-            raise SamplingError("Stop strings need a tokenizer and this model has none; stop by max_new_tokens instead.")
+            raise SamplingError(
+                "Stop strings need a tokenizer and this model has none; use max_new_tokens instead."
+            )
         self.stop = tuple(stop)
         self.stopped = False
         self.text = ""

@@ -1,7 +1,7 @@
 """A record of every step of one generation, for whoever wants to look inside.
 
-Nothing is computed twice to be shown: shapes, tokens and logits are the step's own, attention is computed from
-the very queries and keys that the step used (after its time was taken), FLOPs and bytes come from the cost model.
+Shapes, tokens and logits are the step's own; attention is computed from the very queries and keys that the
+step used, after its time was taken; FLOPs and bytes come from the cost model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labcore.perf.costs import StepCosts, step_costs
 
 @dataclass(frozen=True)
 class TraceOptions:
-    """What to record beside the numbers. attention: (layer, head) pairs, or "all"; top: how many candidates."""
+    """What to record. attention: (layer, head) pairs, or "all"; top: how many candidates a step."""
 
     attention: Sequence[tuple[int, int]] | Literal["all"] = ()
     top: int = 10
@@ -182,4 +182,3 @@ def _chosen_heads(model: Model, options: TraceOptions) -> dict[int, list[int]]:
             )
         chosen.setdefault(int(layer), []).append(int(head))
     return chosen
-

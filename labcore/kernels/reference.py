@@ -16,7 +16,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate (x1, x2) to (x1 cos - x2 sin, x2 cos + x1 sin). x: (B, heads, n, d); `sin` as `Rope` makes it."""
+    """Rotate (x1, x2) to (x1 cos - x2 sin, x2 cos + x1 sin). Shapes as in `kernels.apply_rope`."""
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     plain_sin = sin[..., half:]  # the first half carries the minus sign already
@@ -31,7 +31,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """The probabilities softmax(q kᵀ / sqrt(d)) in fp32, (B, h, n, T); arguments as in `kernels.attention`."""
+    """softmax(q kᵀ / sqrt(d)) in fp32, (B, h, n, T); arguments as in `kernels.attention`."""
     batch, heads, n, size = q.shape
     kv_heads, total = k.shape[1], k.shape[2]
     grouped = q.float().reshape(batch, kv_heads, heads // kv_heads, n, size)

@@ -29,7 +29,7 @@ class Rope(nn.Module):
         self.register_buffer("sign", torch.cat([-ones, ones]).to(device=device), persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions (B or 1, n) -> cos, sin, each (B or 1, 1, n, head_dim); `sin` is minus in its first half."""
+        """positions (B or 1, n) -> cos, sin (B or 1, 1, n, head_dim); `sin` is minus in its first half."""
         angles = positions[:, None, :, None] * self.inv_freq
         return angles.cos().to(dtype), (angles.sin() * self.sign).to(dtype)
 

@@ -4,8 +4,8 @@ It is mathematics and nothing else. Where keys and values live, which positions 
 query may see is the cache's business: the model meets it in `cache.begin` (positions of this step),
 `cache.attend` (one layer's attention) and `cache.commit` (the step is done).
 
-Two matrices are fused because at batch 1 a step is bound by reads and launches, not by arithmetic: queries, keys
-and values come from one product, gate and up from another.
+Two matrices are fused because at batch 1 a step is bound by reads and launches, not by arithmetic:
+queries, keys and values come from one product, gate and up from another.
 """
 
 from __future__ import annotations
@@ -131,8 +131,9 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, cache: AttendingCache, logits_to_keep: int = 0) -> Tensor:
         """Compute the next n positions of each sequence.
 
-        tokens: (B, n) int64. cache: holds what came before, and takes what is computed now. logits_to_keep:
-        only the last so many positions (0: all). Returns (B, n or logits_to_keep, vocab) in the model's dtype.
+        tokens: (B, n) int64. cache: holds what came before, and takes what is computed now.
+        logits_to_keep: only the last so many positions (0: all).
+        Returns (B, n or logits_to_keep, vocab) in the model's dtype.
         Raises CacheFull when the cache has no room for n more.
         """
         x = self.embed_tokens(tokens)  # (B, n, hidden)
