@@ -20,6 +20,7 @@ from labcore.errors import LabError, LessonError
 from labcore.lab import tables
 
 Bundle = dict[str, Any]
+PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
 _TONES = {"good": "#009E73", "bad": "#D55E00", "note": "#0072B2", "quiet": "#8A8A8A"}
 
@@ -43,10 +44,22 @@ class Region:
         if get_ipython() is None:
             print(bundle["text/plain"])
         elif self._placed:
+            if PLOTLY_MIME in bundle:
+                update_display(_blank(bundle), display_id=self._id, raw=True)
             update_display(bundle, display_id=self._id, raw=True)
         else:
             display(bundle, display_id=self._id, raw=True)
         self._placed = True
+
+
+def _blank(figure: Bundle) -> Bundle:
+    """Empty space as high as `figure`.
+
+    JupyterLab hands an update of the same MIME type to the renderer that is there, and plotly's draws only
+    once. Something else in between makes it take a new renderer; the height keeps the page from jumping.
+    """
+    height = figure[PLOTLY_MIME]["layout"].get("height", 450)
+    return html_bundle(f'<div style="height:{height}px"></div>', "")
 
 
 def html_bundle(html: str, text: str) -> Bundle:
