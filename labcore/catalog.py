@@ -130,7 +130,9 @@ def embedded(name: str) -> Path:
     key = _find(name, dict.fromkeys(_EMBEDDED, {}), "embedded model")
     folder = data_dir().joinpath(*_EMBEDDED[key])
     if not (folder / "config.json").is_file():
-        raise CatalogError(f"The embedded model {key!r} is not in {folder}; fetch a whole checkout of the lab.")
+        raise CatalogError(
+            f"The embedded model {key!r} is not in {folder}; fetch a whole checkout of the lab."
+        )
     return folder
 
 

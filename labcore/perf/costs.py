@@ -126,18 +126,31 @@ class StepCosts:
         for op in self.operations:
             if op.name == name:
                 return op
-        raise ConfigError(f"No operation is called {name!r}; there are {', '.join(o.name for o in self.operations)}.")
+        raise ConfigError(
+            f"No operation is called {name!r}; there are {', '.join(o.name for o in self.operations)}."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Sums and rows as plain data."""
-        sums = ("flops", "weight_bytes", "kv_read_bytes", "kv_write_bytes", "activation_bytes", "bytes", "intensity")
+        sums = (
+            "flops",
+            "weight_bytes",
+            "kv_read_bytes",
+            "kv_write_bytes",
+            "activation_bytes",
+            "bytes",
+            "intensity",
+        )
         rows = [asdict(op) for op in self.operations]
-        return {name: getattr(self, name) for name in sums} | {"positions": self.positions, "operations": rows}
+        return {name: getattr(self, name) for name in sums} | {
+            "positions": self.positions,
+            "operations": rows,
+        }
 
 
 @dataclass(frozen=True)
 class _Step:
-    """The sizes every row needs. rows: positions computed over the batch; head_rows: those that get logits."""
+    """Sizes that every row needs. rows: positions computed over the batch; head_rows: those with logits."""
 
     config: ModelConfig
     batch: int
@@ -245,14 +258,20 @@ def _linear(step: _Step, name: str, linear: Linear) -> OpCost:
 
 def _kv_write(step: _Step) -> OpCost:
     """Reads the new keys and values, writes them into the cache."""
-    numbers = step.rows * 2 * step.config.num_hidden_layers * step.config.num_key_value_heads * step.config.head_dim
-    return OpCost("kv_write", kv_bytes=round(numbers * step.cache), activation_bytes=round(numbers * step.activation))
+    numbers = (
+        step.rows * 2 * step.config.num_hidden_layers * step.config.num_key_value_heads * step.config.head_dim
+    )
+    return OpCost(
+        "kv_write", kv_bytes=round(numbers * step.cache), activation_bytes=round(numbers * step.activation)
+    )
 
 
 def _attention(step: _Step, name: str) -> OpCost:
     """Scores read queries and keys; values turn them into outputs. The same FLOPs, the same bytes."""
     config = step.config
-    per_token = config.num_hidden_layers * config.num_key_value_heads * config.head_dim  # keys alone, or values alone
+    per_token = (
+        config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    )  # keys alone, or values alone
     read = step.batch * step.context * per_token
     queries = step.rows * config.num_hidden_layers * config.num_attention_heads * config.head_dim
     return OpCost(

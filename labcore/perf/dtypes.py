@@ -45,7 +45,9 @@ def canonical(dtype: object) -> str:
     name = str(dtype).lower().removeprefix("torch.")
     name = _ALIASES.get(name, name)
     if name not in BYTES:
-        raise DeviceError(f"There is no number format called {str(dtype)!r} here; use one of {', '.join(BYTES)}.")
+        raise DeviceError(
+            f"There is no number format called {str(dtype)!r} here; use one of {', '.join(BYTES)}."
+        )
     return name
 
 

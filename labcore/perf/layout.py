@@ -16,9 +16,9 @@ from labcore.errors import ConfigError
 class Layout:
     """What a family adds to the sizes in a ModelConfig.
 
-    gated: three feed-forward matrices (SwiGLU) instead of two. norms: norms before a layer's blocks. norm_bias:
-    norms have a shift beside their scale. extra_norms: norms outside of the layers beyond the final one.
-    positions: learnt position vectors, counted beyond max_position_embeddings; None without learnt positions.
+    gated: three feed-forward matrices (SwiGLU) instead of two. norms: norms in each layer. norm_bias: norms
+    have a shift beside their scale. extra_norms: norms outside of the layers, beyond the final one.
+    positions: learnt position vectors beyond max_position_embeddings; None where positions are not learnt.
     rotary: queries and keys are rotated by their position.
     """
 
@@ -37,8 +37,12 @@ LAYOUTS: dict[str, Layout] = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gpt2": Layout(gated=False, norm_bias=True, positions=0, rotary=False),
-    "opt": Layout(gated=False, norm_bias=True, positions=2, rotary=False),  # two positions are reserved for padding
-    "bloom": Layout(gated=False, norm_bias=True, extra_norms=1, rotary=False),  # a norm on the embeddings; ALiBi
+    "opt": Layout(
+        gated=False, norm_bias=True, positions=2, rotary=False
+    ),  # two positions are reserved for padding
+    "bloom": Layout(
+        gated=False, norm_bias=True, extra_norms=1, rotary=False
+    ),  # a norm on the embeddings; ALiBi
     "mpt": Layout(gated=False, rotary=False),  # ALiBi
     "falcon": Layout(gated=False, norms=1, norm_bias=True),  # one norm feeds both blocks
     "falcon_new_decoder": Layout(gated=False, norm_bias=True),
@@ -52,7 +56,7 @@ def layout_of(config: ModelConfig) -> Layout:
         return LAYOUTS[config.model_type]
     except KeyError:
         raise ConfigError(
-            f"The parameters of a {config.model_type!r} model cannot be counted; known are {', '.join(LAYOUTS)}."
+            f"Cannot count the parameters of a {config.model_type!r} model, only of {', '.join(LAYOUTS)}."
         ) from None
 
 

@@ -46,7 +46,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise DeviceError(f"There is no device {str(device)!r}; use auto, cpu, cuda, cuda:N or mps.") from None
+        raise DeviceError(
+            f"There is no device {str(device)!r}; use auto, cpu, cuda, cuda:N or mps."
+        ) from None
     if found.type == "cuda":
         return _cuda_device(found)
     if found.type == "mps" and not torch.backends.mps.is_available():
@@ -61,7 +63,7 @@ def _cuda_device(device: torch.device) -> torch.device:
     index = device.index or 0
     if index >= count:
         raise DeviceError(
-            f"cuda:{index} was asked for and PyTorch sees {count} CUDA devices here; use device='cpu' or 'auto'."
+            f"cuda:{index} was asked for and PyTorch sees {count} CUDA devices; use device='cpu' or 'auto'."
         )
     return torch.device("cuda", index)
 
@@ -141,7 +143,7 @@ def _physical_memory() -> int:
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (AttributeError, ValueError, OSError):
             raise DeviceError(
-                "This system does not tell how much memory it has; labcore measures memory on Linux and macOS."
+                "This system does not tell how much memory it has; labcore needs Linux or macOS for that."
             ) from None
     return total
 
@@ -154,7 +156,9 @@ def _meminfo(key: str) -> int | None:
     return None
 
 
-def _cgroup_limits(root: Path = Path("/sys/fs/cgroup"), membership: str = "/proc/self/cgroup") -> list[tuple[int, int]]:
+def _cgroup_limits(
+    root: Path = Path("/sys/fs/cgroup"), membership: str = "/proc/self/cgroup"
+) -> list[tuple[int, int]]:
     """(limit, bytes in use that cannot be reclaimed) of each control group above this process.
 
     Reads version 2 (`memory.max`) and version 1 (`memory/.../memory.limit_in_bytes`). Inside a container the
@@ -166,7 +170,10 @@ def _cgroup_limits(root: Path = Path("/sys/fs/cgroup"), membership: str = "/proc
         if controllers == "":
             names, base = ("memory.max", "memory.current", "inactive_file"), root
         elif "memory" in controllers.split(","):
-            names, base = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), root / "memory"
+            names, base = (
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+                root / "memory",
+            )
         else:
             continue
         group = base / path.strip("/")

@@ -41,7 +41,7 @@ def positions_processed(prompt: int, generated: int, cached: bool) -> int:
 
 
 def attention_scores_flops(config: ModelConfig, context: int, new_tokens: int = 1) -> int:
-    """FLOPs of the scores (queries times keys) in all layers; the product with the values costs as much again."""
+    """FLOPs of queries times keys in all layers; the product with the values costs as much again."""
     width = config.num_attention_heads * config.head_dim
     return 2 * config.num_hidden_layers * width * new_tokens * context
 

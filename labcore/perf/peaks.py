@@ -1,0 +1,66 @@
+"""What a machine does at best, as the predictor sees it: a catalogue's row or this computer as measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from labcore.catalog import GPU
+from labcore.perf.dtypes import rate_for
+from labcore.perf.roofline import Roofs
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Two roofs and a memory: rates in FLOP/s by dtype, bandwidth in bytes/s, memory in bytes.
+
+    measured: the rates were achieved on this computer, not taken from a data sheet.
+    """
+
+    name: str
+    memory_bytes: int
+    bandwidth: float
+    rates: Mapping[str, float] = field(default_factory=dict)
+    usd_per_hour: float | None = None
+    measured: bool = False
+
+    def flops(self, dtype: object = "float16") -> float:
+        """FLOP/s for a dtype. Raises DeviceError when the machine states none that fits."""
+        return rate_for(dtype, dict(self.rates))
+
+    def ridge(self, dtype: object = "float16") -> float:
+        """FLOP/byte at which compute and memory take equally long."""
+        return self.flops(dtype) / self.bandwidth
+
+    def times(self, devices: int) -> Machine:
+        """So many of them as one: memory, bandwidth, rates and price multiplied, communication left out."""
+        return replace(
+            self,
+            name=f"{devices} x {self.name}",
+            memory_bytes=self.memory_bytes * devices,
+            bandwidth=self.bandwidth * devices,
+            rates={dtype: rate * devices for dtype, rate in self.rates.items()},
+            usd_per_hour=None if self.usd_per_hour is None else self.usd_per_hour * devices,
+        )
+
+
+def machine_from_gpu(gpu: GPU) -> Machine:
+    """A catalogued device at its data sheet's peak rates."""
+    return Machine(gpu.title, gpu.memory_bytes, gpu.bandwidth, dict(gpu.flops), gpu.usd_per_hour)
+
+
+def machine_from_roofs(roofs: Roofs, memory_bytes: int, usd_per_hour: float | None = None) -> Machine:
+    """This computer at its measured rates; memory_bytes is what a model may use of it."""
+    return Machine(
+        name=roofs.device_name,
+        memory_bytes=memory_bytes,
+        bandwidth=roofs.read_bandwidth,
+        rates=dict(roofs.matmul_flops),
+        usd_per_hour=usd_per_hour,
+        measured=True,
+    )
+
+
+def as_machine(machine: Machine | GPU) -> Machine:
+    """A Machine from either kind of description."""
+    return machine_from_gpu(machine) if isinstance(machine, GPU) else machine
