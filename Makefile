@@ -9,7 +9,7 @@
 #   make clean            remove .venv, caches and runs/
 #
 # Variables: PYTHON=python3.12 (which Python makes .venv), VENV=.venv, TORCH='torch>=2.9' (what to install first),
-JOBS=2 (tests side by side).
+# JOBS=2 (tests side by side).
 
 .POSIX:
 .SUFFIXES:

@@ -1,0 +1,83 @@
+"""What the doctor finds, on machines that are made up and on this one."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from labcore import doctor
+from labcore.errors import CatalogError
+
+
+def _only(findings: object) -> doctor.Finding:
+    (finding,) = findings  # type: ignore[misc]
+    return finding
+
+
+def test_this_machine() -> None:
+    findings = {finding.subject: finding for finding in doctor.examine("cpu")}
+    assert platform.python_version() in findings["python"].value
+    assert torch.__version__ in findings["engine"].value
+    assert findings["kernel"].level == "ok"
+    assert "GiB free of" in findings["memory"].value
+
+
+def test_missing_package_is_a_problem_with_its_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LAB_PACKAGES", ("plotly", "no-such-package"))
+    lab = [finding for finding in doctor._packages() if finding.subject == "lab"][0]
+    assert lab.level == "problem"
+    assert "missing: no-such-package; install with" in lab.note
+
+
+def test_held_back_threads_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    finding = _only(doctor._threads(torch.device("cpu")))
+    assert finding.level == "slow"
+    assert finding.value == "1 for 8 cores this process may use"
+    assert "OMP_NUM_THREADS=1" in finding.note
+
+
+def test_more_threads_than_cores_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    assert "set OMP_NUM_THREADS=2" in _only(doctor._threads(torch.device("cpu"))).note
+
+
+def test_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    usage = doctor.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=5_000_000))
+    assert _only(doctor._disk()).level == "problem"
+
+
+def test_no_compiler_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert _only(doctor._compiler()).level == "slow"
+
+
+def test_missing_model_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> Path:
+        raise CatalogError(f"{name} is not here.")
+
+    monkeypatch.setattr(doctor.catalog, "embedded", absent)
+    findings = list(doctor._models())
+    assert [finding.level for finding in findings] == ["problem", "problem"]
+    assert findings[0].note == "story is not here."
+
+
+def test_another_kernel_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A `python3` kernel of some other Python would run the lessons without this labcore."""
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(
+        '{"argv": ["/elsewhere/python"], "display_name": "x", "language": "python"}'
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    finding = _only(doctor._kernel())
+    assert finding.level == "problem"
+    assert "/elsewhere/python" in finding.value
