@@ -1,0 +1,122 @@
+"""The catalogues: every row whole, sourced and consistent; names forgiving, errors helpful."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from labcore import catalog
+from labcore.errors import CatalogError
+from labcore.perf.costs import num_parameters
+
+
+@pytest.mark.parametrize("name", catalog.architectures())
+def test_shape_counts_to_the_stated_parameters(name: str) -> None:
+    entry = catalog.entry(name)
+    counted = num_parameters(entry.config)
+    # Sources name sizes in round numbers ("40B" for 41.3); where they state them exactly, so do we count.
+    exact = entry.parameters % 1_000_000 != 0
+    assert counted == entry.parameters if exact else abs(counted / entry.parameters - 1) < 0.035
+    assert entry.source
+
+
+def test_runnable_shapes_are_of_families_the_engine_has() -> None:
+    from labcore.config import FAMILIES
+
+    for name in catalog.architectures():
+        entry = catalog.entry(name)
+        assert entry.runnable == (entry.config.model_type in FAMILIES)
+        assert entry.runnable or entry.reason
+    assert set(catalog.architectures(runnable_only=True)) < set(catalog.architectures())
+
+
+@pytest.mark.parametrize("name", catalog.gpus())
+def test_device_rows_are_whole(name: str) -> None:
+    gpu = catalog.gpu(name)
+    assert gpu.memory_bytes > 1e9
+    assert gpu.bandwidth > 1e10
+    assert gpu.flops
+    assert min(gpu.flops.values()) > 1e12
+    assert gpu.source
+    assert (gpu.usd_per_hour is None) == (gpu.price_source is None)
+    assert gpu.price_source is None or "assumed" in gpu.price_source
+
+
+# GB, GB/s, dense fp16 TFLOP/s as the data sheets state them.
+DATA_SHEETS = {
+    "a10": (24, 600, 125),
+    "a100-80gb-pcie": (80, 1935, 312),
+    "a100-80gb-sxm": (80, 2039, 312),
+    "l4": (24, 300, 121),
+    "l40s": (48, 864, 362),
+    "h100-pcie": (80, 2000, 756),
+    "h100-sxm": (80, 3350, 989),
+    "h200": (141, 4800, 989),
+    "t4": (16, 320, 65),
+    "a6000": (48, 768, 155),
+    "rtx-4090": (24, 1008, 165),
+}
+
+
+@pytest.mark.parametrize("name", DATA_SHEETS)
+def test_data_sheet_values(name: str) -> None:
+    gpu = catalog.gpu(name)
+    memory, bandwidth, rate = DATA_SHEETS[name]
+    assert (gpu.memory_bytes, gpu.bandwidth, gpu.flops["float16"]) == (memory * 1e9, bandwidth * 1e9, rate * 1e12)
+
+
+def test_names_are_case_insensitive_and_take_spaces() -> None:
+    assert catalog.architecture("Llama 2_7B") == catalog.architecture("llama-2-7b")
+    assert catalog.gpu("H100 SXM").name == "h100-sxm"
+    assert catalog.gpu("A100-SXM").name == "a100-80gb-sxm"
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(CatalogError, match=r"'lama-2-7b'; nearest: llama-2-7b"):
+        catalog.architecture("lama-2-7b")
+    with pytest.raises(CatalogError, match="nearest: h100-pcie, h100-sxm"):
+        catalog.gpu("H100")
+    with pytest.raises(CatalogError, match="there are a10,"):
+        catalog.gpu("zzzzzz")
+    with pytest.raises(CatalogError, match="nearest: story"):
+        catalog.embedded("storie")
+
+
+def _fake_data(folder: Path, architectures: str) -> Path:
+    (folder / "catalog").mkdir(parents=True)
+    (folder / "catalog" / "architectures.json").write_text(architectures)
+    return folder
+
+
+def test_data_dir_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config |= {"intermediate_size": 16, "vocab_size": 32}
+    row = {"title": "Mine", "parameters": 1, "source": "here", "config": config}
+    folder = _fake_data(tmp_path / "data", json.dumps({"architectures": {"mine": row}}))
+    monkeypatch.setenv("LABCORE_DATA", str(folder))
+    assert catalog.data_dir() == folder
+    assert catalog.architectures() == ["mine"]
+    assert catalog.architecture("mine").head_dim == 4
+    with pytest.raises(CatalogError, match="fetch a whole checkout"):
+        catalog.embedded("story")
+
+
+def test_missing_or_damaged_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABCORE_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(CatalogError, match="LABCORE_DATA"):
+        catalog.data_dir()
+    monkeypatch.setenv("LABCORE_DATA", str(_fake_data(tmp_path / "bad", "{not json")))
+    with pytest.raises(CatalogError, match="cannot be read"):
+        catalog.architectures()
+
+
+def test_embedded_models_lie_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _fake_data(tmp_path / "data", "{}")
+    for name in ("model", "draft"):
+        (folder / "story" / name).mkdir(parents=True)
+        (folder / "story" / name / "config.json").write_text("{}")
+    monkeypatch.setenv("LABCORE_DATA", str(folder))
+    assert catalog.embedded("story") == folder / "story" / "model"
+    assert catalog.embedded("STORY-draft") == folder / "story" / "draft"
