@@ -59,8 +59,11 @@ class LabGroup(TyperGroup):
 
 
 app = typer.Typer(cls=LabGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+from labcore.bench.cli import app as bench_app  # noqa: E402  (needs typer, checked above)
+
 lessons_app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuild the lessons.")
 app.add_typer(lessons_app, name="lessons")
+app.add_typer(bench_app, name="bench")
 
 
 def _version(asked: bool) -> None:
@@ -137,6 +140,7 @@ def generate(
     )
     for step in steps:
         print(step.text, end="", flush=True)
+        output.tokens.append(step.token)
         output.step_seconds.append(step.seconds)
     print()
     if stats:

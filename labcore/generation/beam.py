@@ -49,10 +49,11 @@ def beam_search(
     model: Model, prompt: PromptBatch, params: BeamParams, stopping: Stopping, cache: str
 ) -> Output:
     """The best answer to one prompt. Raises SamplingError for more beams than the vocabulary can feed."""
-    most = model.config.vocab_size // 2
+    vocab = model.config.vocab_size
+    most = vocab // 2
     if params.num_beams > most:
         raise SamplingError(
-            f"num_beams is {params.num_beams}; this vocabulary of {2 * most} allows at most {most}."
+            f"num_beams is {params.num_beams}; a vocabulary of {vocab} allows at most {most}."
         )
     return _Search(model, prompt, params, stopping, cache).run()
 

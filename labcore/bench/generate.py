@@ -1,0 +1,119 @@
+"""`labcore bench generate`: greedy decoding of one prompt, beside peers and beside the bandwidth ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from labcore.bench.interleave import Samples, interleave
+from labcore.bench.peers import Run, ours, peer
+from labcore.model import Model
+from labcore.perf import costs, roofs
+
+OURS = "labcore"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine. Seconds are medians of whole runs, `spread_s` their interquartile range.
+
+    decode_tokens_per_s: from the median time per token after the first, where the engine tells it;
+    ceiling_share: of what the measured read bandwidth allows; agreement: share of tokens equal to ours.
+    """
+
+    engine: str
+    seconds: float
+    spread_s: float
+    tokens_per_s: float
+    slower_than_ours: float
+    agreement: float
+    ttft_s: float | None
+    decode_tokens_per_s: float | None
+    ceiling_share: float | None
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What was measured, on what, and the ceiling it is held against (tokens/s of decode)."""
+
+    model: str
+    dtype: str
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+    bytes_per_step: int
+    read_bandwidth: float
+    ceiling_tokens_per_s: float
+    rows: list[Row]
+    samples_s: dict[str, list[float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return asdict(self)
+
+
+def bench_generate(
+    model: Model,
+    against: Sequence[str] = (),
+    *,
+    prompt_tokens: int = 32,
+    new_tokens: int = 64,
+    repeats: int = 7,
+    progress: Callable[[str], None] = lambda _: None,
+) -> GenerateResult:
+    """Interleaved whole runs of labcore and the named peers. Raises LabError for a peer that cannot run."""
+    prompt = _prompt(model, prompt_tokens)
+    contestants = {OURS: ours(model, prompt, new_tokens)}
+    contestants |= {name: peer(name, model, prompt, new_tokens) for name in against}
+    progress("measuring the roofs")
+    bandwidth = roofs(model.device).read_bandwidth
+    samples = interleave(contestants, repeats=repeats, progress=progress)
+    moved = _bytes_per_step(model, prompt_tokens + new_tokens // 2)
+    rows = [_row(name, samples, bandwidth / moved) for name in samples]
+    return GenerateResult(
+        model=model.name,
+        dtype=str(model.dtype).removeprefix("torch."),
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        bytes_per_step=moved,
+        read_bandwidth=bandwidth,
+        ceiling_tokens_per_s=bandwidth / moved,
+        rows=rows,
+        samples_s={name: [run.seconds for run in found.results] for name, found in samples.items()},
+    )
+
+
+def _prompt(model: Model, length: int) -> list[int]:
+    """Random tokens: the speed of a dense model does not depend on them, and every model has them."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, model.config.vocab_size, (length,), generator=generator).tolist()
+
+
+def _bytes_per_step(model: Model, context: int) -> int:
+    """Bytes that a decode step cannot avoid reading: every weight once, and the cache."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    step = costs.step_costs(model.config, 1, context, dtype=dtype)
+    return int(step.weight_bytes + step.kv_read_bytes)
+
+
+def _row(name: str, samples: dict[str, Samples[Run]], ceiling: float) -> Row:
+    mine, base = samples[name], samples[OURS]
+    seconds = mine.median(lambda run: run.seconds)
+    tokens, expected = mine.results[0].tokens, base.results[0].tokens
+    timed = all(run.tpot_s is not None for run in mine.results)
+    decode = 1 / mine.median(lambda run: run.tpot_s or 0.0) if timed else None
+    return Row(
+        engine=name,
+        seconds=seconds,
+        spread_s=mine.spread(lambda run: run.seconds),
+        tokens_per_s=len(tokens) / seconds,
+        slower_than_ours=seconds / base.median(lambda run: run.seconds),
+        agreement=sum(a == b for a, b in zip(tokens, expected, strict=True)) / len(expected),
+        ttft_s=mine.median(lambda run: run.ttft_s or 0.0) if timed else None,
+        decode_tokens_per_s=decode,
+        ceiling_share=decode / ceiling if decode else None,
+    )

@@ -1,0 +1,44 @@
+"""A measurement as it is kept: what was measured, where, when, with which versions, by which command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labcore.perf import machine
+
+
+def record(
+    benchmark: str, result: dict[str, Any], device: torch.device, peers: Sequence[str] = ()
+) -> dict[str, Any]:
+    """One self-contained JSON object."""
+    return {
+        "benchmark": benchmark,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["labcore", *sys.argv[1:]]),
+        "machine": machine.describe(device).to_dict(),
+        "versions": {name: _version(name) for name in ("labcore", "torch", *peers)},
+        "result": result,
+    }
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """Write the JSON whole, making its folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
