@@ -64,7 +64,11 @@ DATA_SHEETS = {
 def test_data_sheet_values(name: str) -> None:
     gpu = catalog.gpu(name)
     memory, bandwidth, rate = DATA_SHEETS[name]
-    assert (gpu.memory_bytes, gpu.bandwidth, gpu.flops["float16"]) == (memory * 1e9, bandwidth * 1e9, rate * 1e12)
+    assert (gpu.memory_bytes, gpu.bandwidth, gpu.flops["float16"]) == (
+        memory * 1e9,
+        bandwidth * 1e9,
+        rate * 1e12,
+    )
 
 
 def test_names_are_case_insensitive_and_take_spaces() -> None:

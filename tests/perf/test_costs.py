@@ -76,10 +76,22 @@ def test_parameters_equal_the_transformers(name: str) -> None:
 def _transformers_configs() -> dict[str, tuple[object, ModelConfig]]:
     """Tiny models of the families that we only count, as transformers builds them."""
     hf = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 8, "vocab_size": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+        "vocab_size": 64,
+    }
     whole = sizes | {"intermediate_size": 128, "max_position_embeddings": 20, "tie_word_embeddings": True}
     biases = {"attention_bias": True, "o_proj_bias": True, "mlp_bias": True}
-    falcon = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64, "bias": False}
+    falcon = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+        "bias": False,
+    }
 
     def ours(kind: str, kv_heads: int = 4, **more: object) -> ModelConfig:
         return ModelConfig(**(whole | {"model_type": kind, "num_key_value_heads": kv_heads} | more))  # type: ignore[arg-type]
@@ -94,9 +106,15 @@ def _transformers_configs() -> dict[str, tuple[object, ModelConfig]]:
         word_embed_proj_dim=32,
     )
     return {
-        "gpt2": (hf.GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=64, n_positions=20), ours("gpt2", **biases)),
+        "gpt2": (
+            hf.GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=64, n_positions=20),
+            ours("gpt2", **biases),
+        ),
         "opt": (opt, ours("opt", **biases)),
-        "bloom": (hf.BloomConfig(hidden_size=32, n_layer=3, n_head=4, vocab_size=64), ours("bloom", **biases)),
+        "bloom": (
+            hf.BloomConfig(hidden_size=32, n_layer=3, n_head=4, vocab_size=64),
+            ours("bloom", **biases),
+        ),
         "mpt": (hf.MptConfig(d_model=32, n_layers=3, n_heads=4, vocab_size=64, no_bias=True), ours("mpt")),
         "falcon": (hf.FalconConfig(**falcon, multi_query=True), ours("falcon", 1)),
         "falcon_new_decoder": (
@@ -156,26 +174,34 @@ def test_positions_processed(prompt: int, generated: int, uncached: int, cached:
     # and step by step, from the steps' own counts
     steps = [costs.step_costs(TINY, 1, prompt + i, cached=False).positions for i in range(generated)]
     assert sum(steps) == uncached
-    assert prompt + sum(costs.step_costs(TINY, 1, prompt + i).positions for i in range(1, generated)) == cached
+    assert (
+        prompt + sum(costs.step_costs(TINY, 1, prompt + i).positions for i in range(1, generated)) == cached
+    )
 
 
 def test_golden_flops_of_lesson_3() -> None:
     assert costs.attention_scores_flops(LLAMA, 1000, 1000) == pytest.approx(2.62e11, rel=2e-3)
     assert costs.attention_scores_flops(LLAMA, 1000) == pytest.approx(2.62e8, rel=2e-3)
-    assert costs.attention_scores_flops(LLAMA, 1000, 1000) / costs.attention_scores_flops(LLAMA, 100, 100) == 100
+    assert (
+        costs.attention_scores_flops(LLAMA, 1000, 1000) / costs.attention_scores_flops(LLAMA, 100, 100) == 100
+    )
     late, early = costs.approximate_flops(LLAMA, 1000, 1000), costs.approximate_flops(LLAMA, 100, 100)
     assert late / early == pytest.approx(10.35, abs=0.005)
     share = 2 * costs.attention_scores_flops(LLAMA, 1000, 1000) / late
     assert share == pytest.approx(0.037, abs=5e-4)
     half = costs.num_parameters(LLAMA) // (2 * LLAMA.num_hidden_layers * LLAMA.hidden_size)
     assert half == pytest.approx(25_711, rel=5e-4)
-    assert 4 * costs.attention_scores_flops(LLAMA, half) == pytest.approx(costs.approximate_flops(LLAMA, half), rel=1e-4)
+    assert 4 * costs.attention_scores_flops(LLAMA, half) == pytest.approx(
+        costs.approximate_flops(LLAMA, half), rel=1e-4
+    )
 
 
 def test_flops_saved_by_the_cache() -> None:
     lengths = range(512, 1024)
     uncached = sum(costs.approximate_flops(LLAMA, t, t) for t in lengths)
-    cached = costs.approximate_flops(LLAMA, 512, 512) + sum(costs.approximate_flops(LLAMA, t) for t in lengths[1:])
+    cached = costs.approximate_flops(LLAMA, 512, 512) + sum(
+        costs.approximate_flops(LLAMA, t) for t in lengths[1:]
+    )
     assert uncached / cached == pytest.approx(386, abs=0.5)
 
 
