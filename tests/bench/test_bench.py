@@ -55,9 +55,9 @@ def test_transformers_is_given_the_same_weights(model: Model) -> None:
     assert (mine.engine, theirs.engine, theirs.agreement) == ("labcore", "transformers", 1.0)
     assert len(result.samples_s["transformers"]) == 2
     assert theirs.slower_than_ours == pytest.approx(theirs.seconds / mine.seconds)
-    context = 8 + 6
-    kv = costs.kv_bytes_per_token(model.config, "float32") * context
-    assert model.weight_bytes <= result.bytes_per_step <= model.weight_bytes + kv
+    mean_context, embedding_row = 8 + 6, model.config.hidden_size * 4
+    kv = costs.kv_bytes_per_token(model.config, "float32") * mean_context
+    assert result.bytes_per_step == model.weight_bytes + embedding_row + kv
     assert mine.ceiling_share == pytest.approx(mine.decode_tokens_per_s / result.ceiling_tokens_per_s)
 
 
