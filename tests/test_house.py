@@ -62,7 +62,7 @@ def test_import_brings_no_package_of_the_lab() -> None:
 
 
 def test_engine_runs_without_the_packages_of_the_lab() -> None:
-    code = "import labcore; labcore.load, labcore.generate, labcore.logits, labcore.perf, labcore.catalog.gpus"
+    code = "import labcore; labcore.load, labcore.generate, labcore.logits, labcore.perf, labcore.catalog"
     assert not _imported_by(code) & LAB_PACKAGES
 
 

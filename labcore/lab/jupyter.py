@@ -11,12 +11,9 @@ from pathlib import Path
 
 from labcore.errors import LessonError
 
-# JupyterLab asks two servers for news and updates unless it is told not to; the lab stays offline.
-_OFFLINE = (
-    "--LabApp.news_url=None",
-    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    "--LabApp.extension_manager=readonly",
-)
+# JupyterLab asks two servers for news and updates unless it is told not to; the files here tell it.
+_CONFIGURATION = Path(__file__).parent / "jupyter_config"
+
 # A kernel that the user installed under the name "python3" must not replace this interpreter's own.
 _OWN_KERNELS = {"JUPYTER_PREFER_ENV_PATH": "1"}
 
@@ -31,8 +28,8 @@ def trust(notebooks: Sequence[Path]) -> None:
 
 
 def command(notebook: Path, *, browser: bool = True, port: int | None = None) -> list[str]:
-    """The command line that opens one notebook in JupyterLab, with its folder's parent as the root."""
-    words = [sys.executable, "-m", "jupyter", "lab", str(notebook), *_OFFLINE]
+    """The command line that opens one notebook in JupyterLab, with its folder as the root."""
+    words = [sys.executable, "-m", "jupyter", "lab", str(notebook)]
     if not browser:
         words.append("--no-browser")
     if port is not None:
@@ -43,8 +40,9 @@ def command(notebook: Path, *, browser: bool = True, port: int | None = None) ->
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with kernels of this interpreter before the user's."""
-    return {**os.environ, **_OWN_KERNELS}
+    """This process's environment, with this interpreter's kernels first and JupyterLab kept offline."""
+    paths = [str(_CONFIGURATION), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    return {**os.environ, **_OWN_KERNELS, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
 
 
 @contextmanager
