@@ -41,6 +41,22 @@ _HOMES = {
     "finding": "display",
     "expect_error": "display",
     "table": "display",
+    # lesson 2: the two phases, measured and stepped through
+    "sweep_prefill": "sweeps",
+    "sweep_decode": "sweeps",
+    "count_positions": "phases",
+    "positions_through": "phases",
+    "step_rows": "phases",
+    "cost_rows": "phases",
+    "traced": "phases",
+    "compare_caches": "phases",
+    "same_work": "phases",
+    "same_work_finding": "phases",
+    "compare_decoding": "decoding",
+    "decoding_finding": "decoding",
+    "golden_rows": "decoding",
+    "debugger": "widgets.debugger",
+    "sampling_explorer": "widgets.sampling",
 }
 
 __all__ = sorted(_HOMES)
