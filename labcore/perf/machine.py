@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,35 @@ def available_memory(device: str | torch.device = "auto") -> int:
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     rooms = [limit - used for limit, used in _cgroup_limits()]
     return max(0, min([_meminfo("MemAvailable") or _physical_memory(), *rooms]))
+
+
+class Neighbours:
+    """How many cores other programs keep busy while something is measured: a clock read twice.
+
+    `neighbours = Neighbours()`, then the work, then `neighbours.busy_cores()`. Counts what Linux states as
+    busy beyond this process, time stolen by other virtual machines included; 0.0 where it states nothing.
+    """
+
+    def __init__(self) -> None:
+        self._wall, self._others = time.perf_counter(), _seconds_of_others()
+
+    def busy_cores(self) -> float:
+        """Cores busy elsewhere since this was made, on average."""
+        wall, others = time.perf_counter() - self._wall, _seconds_of_others()
+        if wall <= 0 or others is None or self._others is None:
+            return 0.0
+        return max(0.0, (others - self._others) / wall)
+
+
+def _seconds_of_others() -> float | None:
+    """Core-seconds spent since boot, less those of this process."""
+    for line in _read("/proc/stat").splitlines():
+        if line.startswith("cpu "):
+            user, nice, system, _idle, _wait, *interrupts_and_stolen = (int(n) for n in line.split()[1:9])
+            ticks = user + nice + system + sum(interrupts_and_stolen)
+            own = os.times()
+            return ticks / os.sysconf("SC_CLK_TCK") - own.user - own.system
+    return None
 
 
 def last_level_cache_bytes() -> int | None:

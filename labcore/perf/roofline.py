@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ from torch.nn import functional
 
 from labcore.errors import OutOfMemory
 from labcore.perf.dtypes import canonical
-from labcore.perf.machine import available_memory, device_name, last_level_cache_bytes, resolve_device
+from labcore.perf.machine import (
+    Neighbours,
+    available_memory,
+    device_name,
+    last_level_cache_bytes,
+    resolve_device,
+)
 from labcore.perf.timing import measure
 
 GIB = 1 << 30
@@ -46,6 +52,7 @@ class Roofs:
     matmul_flops: FLOP/s by dtype; matmul_shapes: the (rows, inner, columns) that reached it. Bandwidths in
     bytes/s: read is memory to processor, copy counts bytes read plus bytes written. launch_overhead_s: time
     per operation on one number. working_set_bytes: how much was read. measured_at: ISO 8601, UTC.
+    busy_cores: cores that other programs kept busy meanwhile.
     """
 
     device: str
@@ -60,10 +67,20 @@ class Roofs:
     working_set_bytes: int
     measured_at: str
     seconds: float
+    busy_cores: float = 0.0
+
+    @property
+    def disturbed(self) -> bool:
+        """Other programs left this one, on a CPU, less than three quarters of the cores it computes on."""
+        spare = (os.cpu_count() or 1) - self.busy_cores
+        return self.device == "cpu" and spare < 0.75 * self.threads
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data."""
         return asdict(self)
+
+
+_disturbed: dict[Path, Roofs] = {}  # good for this process only
 
 
 def roofs(
@@ -73,17 +90,28 @@ def roofs(
 
     dtype: one number format or several whose matmul is measured (default: float32 on a CPU; float32, bfloat16
     and float16 on a GPU). refresh: measure again. The cache keeps one file per device, PyTorch version,
-    number of threads and formats. Raises DeviceError for a device or dtype that is not there, OutOfMemory
-    when too little memory is free to measure in.
+    number of threads and formats; a measurement that other programs disturbed lasts for this process only.
+    Raises DeviceError for a device or dtype that is not there, OutOfMemory when too little memory is free to
+    measure in.
     """
     found = resolve_device(device)
     names = _dtype_names(found, dtype)
     path = cache_path(found, names)
-    if not refresh and (cached := _load(path)) is not None:
+    if not refresh and (cached := _load(path) or _disturbed.get(path)) is not None:
         return cached
     result = measure_roofs(found, names)
-    _store(path, result)
+    if result.disturbed:
+        _disturbed[path] = result
+    else:
+        _store(path, result)
     return result
+
+
+def known(device: str | torch.device = "auto", *, dtype: object | Sequence[object] = None) -> Roofs | None:
+    """The roofs as measured earlier, or None; measures nothing. Raises DeviceError as `roofs` does."""
+    found = resolve_device(device)
+    path = cache_path(found, _dtype_names(found, dtype))
+    return _load(path) or _disturbed.get(path)
 
 
 def cache_path(device: torch.device, dtypes: Sequence[str]) -> Path:
@@ -97,7 +125,7 @@ def cache_path(device: torch.device, dtypes: Sequence[str]) -> Path:
 
 def measure_roofs(device: torch.device, dtypes: Sequence[str]) -> Roofs:
     """Measure all roofs of a device, without the cache. Takes a few seconds."""
-    started = time.perf_counter()
+    started, neighbours = time.perf_counter(), Neighbours()
     size = _working_set(device)
     best = {name: _matmul(device, getattr(torch, name)) for name in dtypes}
     buffer = torch.ones(size // 4, dtype=torch.float32, device=device)
@@ -115,6 +143,7 @@ def measure_roofs(device: torch.device, dtypes: Sequence[str]) -> Roofs:
         working_set_bytes=size,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
+        busy_cores=neighbours.busy_cores(),
     )
 
 
@@ -194,7 +223,7 @@ def _load(path: Path) -> Roofs | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         data["matmul_shapes"] = {name: tuple(shape) for name, shape in data["matmul_shapes"].items()}
-        found = Roofs(**{field.name: data[field.name] for field in fields(Roofs)})
+        found = Roofs(**data)
         rates = (
             *found.matmul_flops.values(),
             found.read_bandwidth,

@@ -90,3 +90,20 @@ def test_auto_prefers_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.resolve_device("auto").type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert machine.resolve_device("auto").type == "cpu"
+
+
+def test_neighbours_are_counted_without_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = machine.os.sysconf("SC_CLK_TCK")
+    clock = {"wall": 0.0, "busy": 0.0}
+    own = [0.0]
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(machine.os, "times", lambda: machine.os.times_result((own[0], 0.0, 0.0, 0.0, 0.0)))
+    monkeypatch.setattr(
+        machine, "_read", lambda path: f"cpu  {int(clock['busy'] * ticks)} 0 0 900 7 0 0 0 5 0\n"
+    )
+    neighbours = machine.Neighbours()
+    clock.update(wall=2.0, busy=5.0)
+    own[0] = 2.0
+    assert neighbours.busy_cores() == pytest.approx(1.5)  # 5 core-seconds busy, 2 of them ours, in 2 seconds
+    monkeypatch.setattr(machine, "_read", lambda path: "")
+    assert machine.Neighbours().busy_cores() == 0.0

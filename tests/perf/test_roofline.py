@@ -147,6 +147,28 @@ def test_an_unknown_format_is_refused(counted: list[tuple[str, ...]]) -> None:
         roofs("cpu", dtype="float17")
 
 
+def test_a_disturbed_measurement_outlives_no_process(
+    counted: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roofline, "_disturbed", {})
+    monkeypatch.setattr(roofline.os, "cpu_count", lambda: 2)
+    crowded = replace(MADE_UP, threads=2, busy_cores=1.0)
+    assert crowded.disturbed
+    assert not replace(crowded, busy_cores=0.1).disturbed
+    assert not replace(crowded, device="cuda:0").disturbed
+    monkeypatch.setattr(roofline, "measure_roofs", lambda device, dtypes: counted.append(dtypes) or crowded)
+    assert roofs("cpu") == roofs("cpu") == roofline.known("cpu") == crowded
+    assert len(counted) == 1
+    assert not (tmp_path / "roofs").exists()
+
+
+def test_what_is_known_is_told_without_measuring(counted: list[tuple[str, ...]]) -> None:
+    assert roofline.known("cpu") is None
+    measured = roofs("cpu")
+    assert roofline.known("cpu") == measured
+    assert len(counted) == 1
+
+
 @pytest.mark.gpu
 def test_a_gpu_is_measured() -> None:
     found = measure_roofs(torch.device("cuda", 0), ("bfloat16",))
