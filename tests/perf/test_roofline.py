@@ -142,6 +142,12 @@ def test_the_working_set_outgrows_the_cache_and_fits_the_memory(monkeypatch: pyt
         roofline._working_set(CPU)
 
 
+def test_the_public_name_is_the_function() -> None:
+    import labcore
+
+    assert labcore.perf.roofs is roofs
+
+
 def test_an_unknown_format_is_refused(counted: list[tuple[str, ...]]) -> None:
     with pytest.raises(DeviceError, match="float17"):
         roofs("cpu", dtype="float17")
