@@ -118,7 +118,7 @@ class StreamDecoder:
 
     Only whole characters come out. Each push costs the same however long the text is: byte-level tokens go
     through an incremental UTF-8 decoder; others are decoded behind the one token before them, so that a
-    leading space is kept, and byte tokens (<0xE2>) wait until their run ends, for only then is known what they spell.
+    leading space is kept, and byte tokens (<0xE2>) wait until their run ends, which decides what they spell.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

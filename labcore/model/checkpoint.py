@@ -136,7 +136,7 @@ def _no_weights(folder: Path) -> str:
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         return (
             f"{folder.name} holds its weights only as pickle ({_some(pickles)}), which can run any code when "
-            "opened; if you trust it, let transformers convert it: save_pretrained(..., safe_serialization=True)."
+            "opened; if you trust it, convert it with transformers' save_pretrained(safe_serialization=True)."
         )
     return f"{folder.name} holds no {SINGLE} and no {INDEX}; a model folder needs one of them."
 

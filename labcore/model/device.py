@@ -45,6 +45,6 @@ def ensure_fits(needed: int, device: torch.device, what: str) -> None:
     free = available_memory(device)
     if needed > free:
         raise OutOfMemory(
-            f"{what} need {needed / 1e9:.2f} GB and {device} has {free / 1e9:.2f} GB free; "
+            f"{what} need {needed / 1e9:.3g} GB and {device} has {free / 1e9:.3g} GB free; "
             "take a smaller dtype (dtype='bfloat16'), a smaller model or another device."
         )

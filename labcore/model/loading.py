@@ -16,9 +16,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from labcore import catalog
 from labcore.config import ModelConfig
@@ -93,9 +95,9 @@ def load(
     if name in EMBEDDED:
         return _load_folder(catalog.embedded(name), name, place, kind)
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return _load_folder(folder, folder.resolve().name, place, kind)
-    if isinstance(source, Path) or folder.exists() or not _HUB_ID.fullmatch(name):
+    if isinstance(source, Path) or folder.is_file() or not _HUB_ID.fullmatch(name):
         raise CheckpointError(_unknown(name, folder))
 
     def accept(config: ModelConfig) -> None:
@@ -155,9 +157,19 @@ def _settle_tie(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
     return config
 
 
+class _Undrawn(TorchFunctionMode):
+    """`torch.nn.init` leaves tensors alone: weights are to come, and on the meta device it costs a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def _skeleton(config: ModelConfig) -> Transformer:
     """The model without memory: shapes only, on the meta device."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return Transformer(config).eval()
 
 
@@ -182,7 +194,7 @@ def _random_model(name: str, device: torch.device, dtype: torch.dtype, seed: int
     if not entry.runnable:
         raise ConfigError(
             f"{entry.title} cannot be run ({entry.reason}); labcore runs dense models of the Llama "
-            f"family, such as {', '.join(SHAPE + known for known in catalog.architectures(runnable_only=True)[:3])}."
+            f"family (see labcore.catalog.architectures(runnable_only=True))."
         )
     config, name = entry.config, SHAPE + entry.name
     transformer = _skeleton(config)

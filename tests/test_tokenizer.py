@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from labcore.config import ModelConfig
+from labcore.errors import CheckpointError
+from labcore.tokenizer import Tokenizer
+
+CORPUS = [
+    "the cat sat on the mat",
+    "the dog ate the cat's hat\n",
+    "naïve café",
+    "日本語 テキスト",
+    "🙂🙂 👩‍👩‍👧",
+]
+
+
+def byte_level() -> tokenizers.Tokenizer:
+    """As Llama 3 and Qwen have: tokens are runs of bytes, a character may be split between them."""
+    library = tokenizers.Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|story|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(CORPUS, trainer)
+    library.add_tokens([AddedToken("plain added ✓", special=False)])
+    return library
+
+
+def byte_fallback() -> tokenizers.Tokenizer:
+    """As Llama 2 and Mistral have: ▁ for a space, one token per byte for what the vocabulary lacks."""
+    pieces = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces += ["▁", "▁the", "▁▁", "t", "h", "e", "c", "a", "▁cat", "é", "s", "▁s", "\ufffd"]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    merges = [("▁", "▁"), ("▁", "s")]
+    library = tokenizers.Tokenizer(
+        models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    library.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return library
+
+
+def metaspace() -> tokenizers.Tokenizer:
+    """As sentencepiece's Metaspace pre-tokenizer has it, without bytes."""
+    vocab = {p: i for i, p in enumerate(["<unk>", "▁", "▁the", "▁▁a", "t", "h", "e", "▁cat", "🙂", "é"])}
+    library = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.Metaspace()
+    library.decoder = decoders.Metaspace()
+    library.add_special_tokens(["<unk>"])
+    return library
+
+
+TOKENIZERS = {build.__name__: Tokenizer(build()) for build in (byte_level, byte_fallback, metaspace)}
+NAMES = list(TOKENIZERS)
+
+
+def streamed(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
+    stream = tokenizer.stream()
+    return [*(stream.push(token) for token in tokens), stream.flush()]
+
+
+@given(st.sampled_from(NAMES), st.lists(st.integers(0, 330), max_size=40))
+@settings(max_examples=400)
+def test_streaming_any_tokens_gives_what_decoding_all_gives(name: str, tokens: list[int]) -> None:
+    tokenizer = TOKENIZERS[name]
+    assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@given(
+    st.sampled_from(["byte_level", "byte_fallback"]),
+    st.text(max_size=30) | st.text("the cat s🙂é語\n", max_size=40),
+)
+@settings(max_examples=300)
+def test_streaming_a_text_gives_the_text_back_in_whole_characters(name: str, text: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    tokens = tokenizer.encode(text)
+    pieces = streamed(tokenizer, tokens)
+    assert "".join(pieces) == text
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_split_emoji_is_held_until_whole() -> None:
+    tokenizer = TOKENIZERS["byte_fallback"]
+    tokens = [tokenizer.encode("t")[-1], *(3 + byte for byte in "🙂".encode()), tokenizer.encode("t")[-1]]
+    assert streamed(tokenizer, tokens) == ["t", "", "", "", "", "🙂t", ""]
+    bytewise = TOKENIZERS["byte_level"]
+    tokens = bytewise.encode("ü")
+    assert len(tokens) == 2
+    assert streamed(bytewise, tokens) == ["", "ü", ""]
+    assert streamed(bytewise, tokens[:1]) == ["", "\ufffd"]  # a text that ends within a character
+
+
+def test_a_leading_space_is_not_lost_after_the_first_token() -> None:
+    for name, piece in (("byte_fallback", "▁the"), ("metaspace", "▁the"), ("byte_level", "Ġthe")):
+        tokenizer = TOKENIZERS[name]
+        the = next(token for token in range(tokenizer.vocab_size) if tokenizer.piece(token) == piece)
+        first = " the" if name == "byte_level" else "the"
+        assert streamed(tokenizer, [the] * 3) == [first, " the", " the", ""]
+
+
+def test_special_tokens_are_silent_and_unknown_ids_too() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    bos, end = tokenizer.encode("<|story|>"), tokenizer.encode("<|end|>")
+    assert len(bos) == len(end) == 1
+    tokens = [*bos, *tokenizer.encode("cat"), *end, 10_000, -1]
+    assert tokenizer.decode(tokens) == "cat"
+    assert "".join(streamed(tokenizer, tokens)) == "cat"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cost_of_a_push_does_not_grow_with_the_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in tokens decoded; bytes that never make a character must not be decoded over and over."""
+    tokenizer, decoded = TOKENIZERS[name], 0
+    decode = tokenizer.decode
+
+    def counting(tokens: list[int]) -> str:
+        nonlocal decoded
+        decoded += len(tokens)
+        return decode(tokens)
+
+    monkeypatch.setattr(tokenizer, "decode", counting)
+    pushed = [*range(tokenizer.vocab_size)] * 3 + [3 + 0x80] * 500
+    streamed(tokenizer, pushed)
+    assert decoded <= 4 * len(pushed)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "visible"),
+    [
+        ("byte_level", " ", ["␣"]),
+        ("byte_level", "\n", ["⏎"]),
+        ("byte_level", "<|end|>", ["<|end|>"]),
+        ("byte_level", "ü", ["<0xC3>", "<0xBC>"]),
+        ("byte_fallback", "the", ["␣", "t", "h", "e"]),
+        ("byte_fallback", "a\nü", ["␣", "a", "⏎", "<0xC3>", "<0xBC>"]),
+        ("metaspace", "🙂", ["␣", "🙂"]),
+    ],
+)
+def test_visible_form_of_tokens(name: str, text: str, visible: list[str]) -> None:
+    tokenizer = TOKENIZERS[name]
+    assert [tokenizer.token_text(token) for token in tokenizer.encode(text)] == visible
+
+
+def test_visible_form_of_an_id_that_no_token_has() -> None:
+    assert TOKENIZERS["byte_level"].token_text(10_000) == "<10000>"
+    assert TOKENIZERS["byte_level"].token_text(-1) == "<-1>"
+
+
+def save(library: tokenizers.Tokenizer, folder: Path, **settings_: object) -> Path:
+    library.save(str(folder / "tokenizer.json"))
+    if settings_:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings_))
+    return folder / "tokenizer.json"
+
+
+def with_template(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    bos = library.token_to_id("<|story|>")
+    library.post_processor = processors.TemplateProcessing(
+        "<|story|> $A", special_tokens=[("<|story|>", bos)]
+    )
+    return library
+
+
+def test_first_token_by_setting(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(save(byte_level(), tmp_path, bos_token="<|story|>", add_bos_token=True))
+    assert tokenizer.adds_bos
+    assert tokenizer.encode("cat", add_bos=True) == [tokenizer.bos_id, *tokenizer.encode("cat")]
+    assert tokenizer.encode("", add_bos=True) == [tokenizer.bos_id]
+
+
+def test_first_token_by_the_tokenizers_own_template(tmp_path: Path) -> None:
+    path = save(with_template(byte_level()), tmp_path, bos_token={"content": "<|story|>"})
+    tokenizer = Tokenizer.from_file(path)
+    assert tokenizer.adds_bos
+    assert tokenizer.encode("cat", add_bos=True).count(tokenizer.bos_id) == 1
+    assert tokenizer.bos_id not in tokenizer.encode("cat")
+
+
+def test_a_setting_overrules_the_template(tmp_path: Path) -> None:
+    path = save(with_template(byte_level()), tmp_path, bos_token="<|story|>", add_bos_token=False)
+    assert not Tokenizer.from_file(path).adds_bos
+
+
+def test_first_token_from_the_models_configuration(tmp_path: Path) -> None:
+    library = with_template(byte_level())
+    config = ModelConfig(8, 1, 1, 1, 8, 8, 302, bos_token_id=library.token_to_id("<|story|>"))
+    path = save(library, tmp_path)
+    assert Tokenizer.from_file(path, config).adds_bos
+    assert Tokenizer.from_file(path).bos_id is None
+
+
+def test_without_a_first_token_none_is_added(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(save(byte_level(), tmp_path, bos_token=None, add_bos_token=True))
+    assert not tokenizer.adds_bos
+    assert tokenizer.encode("cat", add_bos=True) == tokenizer.encode("cat")
+
+
+def test_truncation_and_padding_of_the_file_are_not_applied(tmp_path: Path) -> None:
+    library = byte_level()
+    library.enable_truncation(2)
+    library.enable_padding(length=64)
+    tokenizer = Tokenizer.from_file(save(library, tmp_path))
+    assert tokenizer.decode(tokenizer.encode("the cat sat on the mat")) == "the cat sat on the mat"
+
+
+def test_a_folder_may_have_no_tokenizer(tmp_path: Path) -> None:
+    assert Tokenizer.from_folder(tmp_path) is None
+    with pytest.raises(CheckpointError, match="no tokenizer file"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"model": 3}'])
+def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match="is not a tokenizer"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_settings_that_are_not_json(tmp_path: Path) -> None:
+    path = save(byte_level(), tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json is not valid JSON"):
+        Tokenizer.from_file(path)
+
+
+def test_agrees_with_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    save(
+        with_template(byte_level()),
+        tmp_path,
+        bos_token="<|story|>",
+        tokenizer_class="PreTrainedTokenizerFast",
+    )
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    text = "The cat's 日本 café 🙂\n\n  end"
+    assert ours.encode(text, add_bos=ours.adds_bos) == theirs(text)["input_ids"]
+    assert ours.decode(ours.encode(text)) == theirs.decode(
+        theirs(text)["input_ids"], skip_special_tokens=True
+    )
+    assert ours.vocab_size == len(theirs)
