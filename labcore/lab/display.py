@@ -118,6 +118,11 @@ def table(rows: tables.Rows) -> None:
     publish(html_bundle(tables.as_html(rows), tables.as_text(rows)))
 
 
+def text_table(rows: tables.Rows) -> None:
+    """The same as plain printed text, for numbers that are the same on every machine."""
+    print(tables.as_text(rows))
+
+
 def expect_error(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Shown:
     """Call what labcore should refuse, and show the sentence it refuses with.
 

@@ -1,7 +1,7 @@
 """The session of a lesson: device, model, sizes and results, resolved once by `lab.start`.
 
 The measured roofs of the machine are the one slow part; they are measured at first use and remembered
-by `labcore.perf.roofs`, so that a lesson's first text does not wait for them.
+by `labcore.perf.roofline`, so that a lesson's first text does not wait for them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from labcore.lab.units import gigabytes, si
 if TYPE_CHECKING:
     from labcore.lab.predictions import Prediction
     from labcore.model import Model
-    from labcore.perf.roofs import Roofs
+    from labcore.perf.predict import Machine
+    from labcore.perf.roofline import Roofs
 
 T = TypeVar("T")
 SCALES, MODES = ("quick", "full"), ("learner", "solution")
@@ -51,16 +52,24 @@ class Session:
     @cached_property
     def roofs(self) -> Roofs:
         """This machine's measured roofs; the first use on a machine measures them (some seconds)."""
-        from labcore.perf import roofs
+        from labcore.perf import roofline
 
         if _known_roofs(self.device) is None:
             note(
                 "Measuring what this machine can do at best (matrix products, memory); once, some seconds …",
                 "quiet",
             )
-        measured = roofs.roofs(self.device)
+        measured = roofline.roofs(self.device)
         self.results.machine["roofs"] = roof_line(measured)
         return measured
+
+    @property
+    def machine(self) -> Machine:
+        """This machine as the napkin sees it: its memory, and its roofs as measured (see `roofs`)."""
+        from labcore.perf.machine import total_memory
+        from labcore.perf.predict import machine_from_roofs
+
+        return machine_from_roofs(self.roofs, total_memory(self.device))
 
     def pick(self, *, quick: T, full: T) -> T:
         """The size that goes with this session's scale."""
@@ -160,6 +169,6 @@ def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _known_roofs(device: torch.device) -> Roofs | None:
-    from labcore.perf import roofs
+    from labcore.perf import roofline
 
-    return roofs.known(device)
+    return roofline.known(device)

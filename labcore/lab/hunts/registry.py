@@ -24,7 +24,7 @@ _hunts: dict[str, Hunt] = {}
 
 @dataclass(frozen=True)
 class Hunt:
-    """A bug to find. `target` is "module:function"; `bug` pairs a right text of its source with a wrong one."""
+    """A bug to find. `target` is "module:function"; `bug` pairs right text of its source with wrong."""
 
     id: str
     title: str
@@ -121,13 +121,15 @@ def at_home(function: Callable[..., Any], target: str) -> Callable[..., Any]:
 
 
 def same_code(left: str, right: str) -> bool:
-    """True when two sources define the same function, apart from decorators, docstring and comments."""
+    """True when two sources define the same function, apart from decorators, types, docstring and comments."""
     return _bare(left) == _bare(right)
 
 
 def _bare(source: str) -> str:
     function = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
-    function.decorator_list = []
+    function.decorator_list, function.returns = [], None
+    for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs):
+        argument.annotation = None
     if ast.get_docstring(function) is not None:
         function.body = function.body[1:]
     return ast.unparse(function)

@@ -94,15 +94,25 @@ def stepper(label: str, count: int, value: int = 0) -> Control:
 
 
 class Explorer:
-    """Controls over a view. `show()` places them; moving one redraws what is below them."""
+    """Controls over a view. `show()` places them; moving one redraws what is below them.
 
-    def __init__(self, view: Callable[..., View], **controls: Control) -> None:
-        if len(controls) > MAX_CONTROLS:
-            raise ValueError(f"{len(controls)} controls; a part of a lesson has at most {MAX_CONTROLS}")
+    `tabs` groups more controls than one page should show: title -> name -> control.
+    """
+
+    def __init__(
+        self,
+        view: Callable[..., View],
+        *,
+        tabs: Mapping[str, Mapping[str, Control]] | None = None,
+        **controls: Control,
+    ) -> None:
+        self._groups: Mapping[str, Mapping[str, Control]] = tabs or {"": controls}
+        if max(len(group) for group in self._groups.values()) > MAX_CONTROLS:
+            raise ValueError(f"a part of a lesson has at most {MAX_CONTROLS} controls")
         self._view = view
-        self.controls = controls
+        self.controls = {name: control for group in self._groups.values() for name, control in group.items()}
         self._picture, self._words = Region(), Region()
-        for name, control in controls.items():
+        for name, control in self.controls.items():
             control.box.add_class(f"labcore-{name}")
             control.source.observe(self._changed, names="value")
 
@@ -113,7 +123,9 @@ class Explorer:
 
     def show(self) -> None:
         """Place the controls, and below them the view of their present settings."""
-        place(widgets.VBox([control.box for control in self.controls.values()]), "controls")
+        pages = [widgets.VBox([c.box for c in group.values()]) for group in self._groups.values()]
+        box = widgets.Tab(pages, titles=list(self._groups)) if len(pages) > 1 else pages[0]
+        place(box, "controls")
         self.draw()
 
     def draw(self) -> None:
