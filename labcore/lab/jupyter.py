@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,14 +14,17 @@ from labcore.errors import LessonError
 # JupyterLab asks two servers for news and updates unless it is told not to; the files here tell it.
 _CONFIGURATION = Path(__file__).parent / "jupyter_config"
 
+# A kernel reports its unencrypted loopback sockets and its own shutdown; what a lesson does wrong is in its outputs.
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=CRITICAL"]
+
 # A kernel that the user installed under the name "python3" must not replace this interpreter's own.
 _OWN_KERNELS = {"JUPYTER_PREFER_ENV_PATH": "1"}
 
 
-def trust(notebooks: Sequence[Path]) -> None:
+def trust(notebooks: Sequence[Path], env: Mapping[str, str] | None = None) -> None:
     """Sign notebooks, so that their widgets show before the first run. Raises LessonError on failure."""
-    command = [sys.executable, "-m", "jupyter", "trust", *map(str, notebooks)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    words = [sys.executable, "-m", "jupyter", "trust", *map(str, notebooks)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
         raise LessonError(f"jupyter trust failed ({reason[0]}); install the extra 'lab' again.")

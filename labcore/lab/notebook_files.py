@@ -18,7 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from labcore.errors import LessonError
-from labcore.lab.jupyter import kernel_environment
+from labcore.lab.jupyter import KERNEL_ARGUMENTS, kernel_environment
 
 KEEP_TAG = "keep_output"
 COMPARE_TAG = "nbval-check-output"
@@ -62,7 +62,12 @@ def execute(
 
     resources = {"metadata": {"path": str(folder)}}
     client = NotebookClient(
-        notebook, timeout=timeout_s, kernel_name="python3", resources=resources, on_cell_executed=report
+        notebook,
+        timeout=timeout_s,
+        kernel_name="python3",
+        resources=resources,
+        on_cell_executed=report,
+        extra_arguments=KERNEL_ARGUMENTS,
     )
     try:
         with tempfile.TemporaryDirectory() as results, kernel_environment(Path(results)):

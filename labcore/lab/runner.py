@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from labcore.errors import LessonError
-from labcore.lab.jupyter import kernel_environment
+from labcore.lab.jupyter import KERNEL_ARGUMENTS, kernel_environment
 from labcore.lab.results import Results
 
 MODES = ("learner", "solution")
@@ -185,6 +185,7 @@ def _execute(
             cwd=lesson.path.parent,
             execution_timeout=timeout_s,
             on_cell=on_cell,
+            extra_arguments=KERNEL_ARGUMENTS,
         )
     except PapermillExecutionError as failure:
         return f"cell {failure.exec_count}: {failure.ename}: {_first_line(failure.evalue)}"

@@ -1,0 +1,66 @@
+"""Each lesson in a real browser: it opens, runs whole, answers to its controls, and nothing complains."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator
+
+from labcore.lab import runner
+from tests.browser.page import Notebook
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600), pytest.mark.xdist_group("browser")]
+
+LESSONS = [lesson.number for lesson in runner.lessons()]
+Opened = Callable[[str], Notebook]
+
+
+def _keep(notebook: Notebook, cell: Locator, root: Path, name: str) -> None:
+    """Keep the picture that the README shows, when LABCORE_SCREENSHOTS=1 asks for new ones."""
+    if os.environ.get("LABCORE_SCREENSHOTS") == "1":
+        cell.evaluate("cell => cell.scrollIntoView({block: 'start'})")
+        notebook.page.wait_for_timeout(1000)  # plots are drawn when they come into view
+        notebook.page.screenshot(path=root / "notebooks" / "images" / f"{name}.png")
+
+
+@pytest.mark.parametrize("number", LESSONS)
+def test_runs_whole_without_an_error(opened: Opened, number: str) -> None:
+    notebook = opened(number)
+    assert notebook.errors() == []
+    assert notebook.plots() > 0
+    assert notebook.problems == []
+
+
+@pytest.mark.parametrize("number", LESSONS)
+def test_a_slider_moves_and_its_figure_changes(opened: Opened, number: str) -> None:
+    notebook = opened(number)
+    slider = notebook.slider()
+    cell = notebook.cell_of(slider)
+    assert notebook.changes(cell, lambda: notebook.move(slider))
+    assert notebook.problems == []
+
+
+def test_napkin_simulator_answers_to_the_batch(opened: Opened, root: Path) -> None:
+    notebook = opened("01")
+    slider = notebook.slider(re.compile("batch", re.IGNORECASE))
+    cell = notebook.cell_of(slider)
+    assert notebook.changes(cell, lambda: notebook.move(slider))
+    _keep(notebook, cell, root, "lesson-01-napkin")
+    assert notebook.problems == []
+
+
+def test_debugger_steps_forward_and_back(opened: Opened, root: Path) -> None:
+    notebook = opened("02")
+    following, previous = notebook.button("Next"), notebook.button("Previous")
+    cell = notebook.cell_of(following)
+    at_start = notebook.seen(cell)
+    assert notebook.changes(cell, following.click)
+    assert notebook.changes(cell, previous.click)
+    assert notebook.seen(cell) == at_start
+    assert notebook.changes(cell, following.click)
+    _keep(notebook, cell, root, "lesson-02-debugger")
+    assert notebook.problems == []
