@@ -82,7 +82,7 @@ notebooks: $(TEST)
 	$(RUN) -m labcore.cli lessons sync
 
 model: $(TEST)
-	$(RUN) -m data.story.train
+	$(RUN) -m data.story.make
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The command line: `labcore doctor`, `labcore generate`, `labcore lessons`.
+"""The command line: `labcore doctor`, `labcore generate`, `labcore lessons`, `labcore bench`.
 
 Commands import what they need when they run, so that `labcore --help` answers at once. An error that the
 user can mend (a LabError) is printed as its one sentence and ends with code 2; anything else is a bug and
@@ -23,6 +23,8 @@ except ModuleNotFoundError as missing:  # installed without the extra: the scrip
         f"labcore's command line needs the package {missing.name}, which the extra 'lab' brings: "
         "pip install 'labcore[lab]'."
     )
+
+from labcore.bench.cli import app as bench_app
 
 if TYPE_CHECKING:
     from labcore.generation import Output
@@ -59,10 +61,10 @@ class LabGroup(TyperGroup):
 
 
 app = typer.Typer(cls=LabGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-from labcore.bench.cli import app as bench_app  # noqa: E402  (needs typer, checked above)
 
 lessons_app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuild the lessons.")
 app.add_typer(lessons_app, name="lessons")
+app.add_typer(bench_app, name="bench")
 app.add_typer(bench_app, name="bench")
 
 

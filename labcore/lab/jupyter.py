@@ -14,7 +14,8 @@ from labcore.errors import LessonError
 # JupyterLab asks two servers for news and updates unless it is told not to; the files here tell it.
 _CONFIGURATION = Path(__file__).parent / "jupyter_config"
 
-# A kernel reports its unencrypted loopback sockets and its own shutdown; what a lesson does wrong is in its outputs.
+# A kernel reports its unencrypted sockets (they are on the loopback) and its own shutdown; what a lesson does
+# wrong is in its outputs.
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=CRITICAL"]
 
 # A kernel that the user installed under the name "python3" must not replace this interpreter's own.
