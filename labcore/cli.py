@@ -61,10 +61,8 @@ class LabGroup(TyperGroup):
 
 
 app = typer.Typer(cls=LabGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-
 lessons_app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuild the lessons.")
 app.add_typer(lessons_app, name="lessons")
-app.add_typer(bench_app, name="bench")
 app.add_typer(bench_app, name="bench")
 
 
