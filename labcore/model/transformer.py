@@ -10,13 +10,15 @@ queries, keys and values come from one product, gate and up from another.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from labcore import kernels
 from labcore.config import ModelConfig
+from labcore.model.native_block import NativeBlock, native_blocks
 from labcore.model.rope import Rope
 
 
@@ -117,6 +119,8 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rope = Rope(config)
+        self.fast = True  # False: the readable path even where a native one exists
+        self._native: list[NativeBlock] | None = None
         self.tie()
 
     def tie(self) -> None:
@@ -138,7 +142,20 @@ class Transformer(nn.Module):
         """
         x = self.embed_tokens(tokens)  # (B, n, hidden)
         cos, sin = self.rope(cache.begin(tokens.shape[1]), x.dtype)
-        for layer in self.layers:
+        for layer in self._layers_for(x):
             x = layer(x, cos, sin, cache)
         cache.commit()
         return self.lm_head(self.norm(x[:, -logits_to_keep:]))
+
+    def _layers_for(self, x: Tensor) -> Iterable[Block | NativeBlock]:
+        """The layers, or their native twins when a single token is decoded in fp32 on a CPU."""
+        if not self.fast or x.shape[0] * x.shape[1] != 1 or x.device.type != "cpu" or x.requires_grad:
+            return self.layers  # type: ignore[return-value]
+        if self._native is None or not all(twin.current() for twin in self._native):
+            self._native = native_blocks(self.layers, self.config) or []
+        return self._native or self.layers  # type: ignore[return-value]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Transformer:
+        """Moving the weights leaves the native twins pointing at memory that is gone."""
+        self._native = None
+        return super()._apply(*args, **kwargs)

@@ -135,12 +135,16 @@ def test_interrupted_step_leaves_nothing(transformer: Transformer, kind: str) ->
     cache = caches.create(kind, CONFIG)
     tokens = torch.tensor([[5, 6, 7, 8]])
     transformer(tokens[:, :2], cache)
-    hook = transformer.layers[1].register_forward_pre_hook(
-        lambda *_: (_ for _ in ()).throw(RuntimeError("stop"))
-    )
-    with pytest.raises(RuntimeError):
-        transformer(tokens[:, :1], cache)
-    hook.remove()
+
+    def stop(*_: object) -> None:
+        raise RuntimeError("stop")
+
+    hook = transformer.layers[1].register_forward_pre_hook(stop)
+    try:
+        with pytest.raises(RuntimeError):
+            transformer(tokens[:, :2], cache)
+    finally:
+        hook.remove()
     out = transformer(tokens[:, 2:], cache)
     torch.testing.assert_close(out[:, -1], full(transformer, tokens)[:, -1], atol=1e-4, rtol=1e-4)
 

@@ -1,0 +1,127 @@
+"""Compile the C kernels once for this processor, and load them into PyTorch's own thread pool.
+
+The library is kept in the user's cache under a name made of its source, compiler and processor. It is linked
+without an OpenMP runtime and takes the one that PyTorch has loaded: a second pool of threads would fight the
+first for the cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("layer.c")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
+SECONDS = 120
+
+
+class NativeUnavailable(Exception):
+    """Why the native kernels cannot be used here: no compiler, a compiler that fails, switched off."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The loaded kernels, built first where needed; None (said once, with the reason) where that fails."""
+    try:
+        return _load()
+    except NativeUnavailable as reason:
+        warnings.warn(
+            f"labcore's native CPU kernels are off: {reason} Decoding goes through PyTorch's operators, "
+            "up to twice as slow for small models.",
+            stacklevel=2,
+        )
+        return None
+
+
+def status() -> str:
+    """One phrase for `labcore doctor`."""
+    try:
+        return f"native CPU kernels ready ({_load()._name})"
+    except NativeUnavailable as reason:
+        return f"native CPU kernels off: {reason}"
+
+
+@cache
+def _load() -> ctypes.CDLL:
+    if os.environ.get("LABCORE_NATIVE", "1") == "0":
+        raise NativeUnavailable("LABCORE_NATIVE=0 is set.")
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise NativeUnavailable(
+            "no C compiler (cc, gcc, clang) was found; install one, such as Debian's gcc."
+        )
+    path = _folder() / f"layer-{_fingerprint(compiler)}.so"
+    if not path.exists():
+        _compile(compiler, path)
+    _share_openmp()
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        path.unlink(missing_ok=True)  # damaged or of another system: the next start builds it again
+        raise NativeUnavailable(f"the built library does not load ({error}).") from None
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Build beside the target and move it there, so that no half-written library is ever loaded."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            object_, library_ = Path(folder) / "layer.o", Path(folder) / "layer.so"
+            _run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(object_)])
+            _run([compiler, "-shared", str(object_), "-lm", "-o", str(library_)])
+            library_.replace(path)
+    except OSError as error:
+        raise NativeUnavailable(f"the library cannot be written ({error}).") from None
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise NativeUnavailable(f"{command[0]} took longer than {SECONDS} s.") from None
+    if done.returncode:
+        first = next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
+        raise NativeUnavailable(f"{command[0]} failed ({first}).")
+
+
+def _fingerprint(compiler: str) -> str:
+    """Changes with the source, the flags, the compiler and the processor that -march=native means."""
+    processor = platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        processor += platform.processor()
+    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, os.path.realpath(compiler), processor)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _folder() -> Path:
+    chosen = os.environ.get("LABCORE_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(chosen) if chosen else Path(shared) / "labcore") / "native"
+
+
+def _share_openmp() -> None:
+    """Make the symbols of the OpenMP runtime that PyTorch uses visible to a library linked without one."""
+    torch.get_num_threads()  # loads it, if it was not yet
+    try:
+        mapped = {
+            line.split()[-1] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        }
+    except OSError:
+        mapped = set()
+    names = ("libgomp", "libiomp", "libomp")
+    for path in sorted(mapped):
+        if Path(path).name.startswith(names):
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)

@@ -1,0 +1,73 @@
+"""The C functions of `layer.c` on tensors. All fp32, contiguous, on the CPU; one token of one sequence."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from labcore.config import ModelConfig
+from labcore.kernels.native.build import library
+
+# Order as in layer_t.
+WEIGHTS = (
+    "input_norm", "qkv", "qkv_bias", "q_norm", "k_norm", "o", "o_bias",
+    "post_norm", "gate_up", "gate_up_bias", "down", "down_bias",
+)  # fmt: skip
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate")),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in WEIGHTS),
+    ]
+
+
+def available() -> bool:
+    """Whether the kernels can be used; builds them if they were not."""
+    return library() is not None
+
+
+def fits(weights: Mapping[str, Tensor | None]) -> bool:
+    """Whether these weights are what the kernels read: contiguous fp32 on the CPU."""
+    return all(
+        tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
+        for tensor in weights.values()
+        if tensor is not None
+    )
+
+
+class LayerKernel:
+    """One layer's weights, bound to the C functions. Holds on to the tensors whose memory it points at."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor | None]) -> None:
+        self._weights = weights
+        self.threads = torch.get_num_threads()
+        pointers = [tensor.data_ptr() if (tensor := weights[name]) is not None else None for name in WEIGHTS]
+        shape = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self._layer = _Layer(*shape, config.intermediate_size, config.rms_norm_eps, *pointers)
+        self._at = ctypes.byref(self._layer)
+        self.qkv = torch.empty(config.num_attention_heads + 2 * config.num_key_value_heads, config.head_dim)
+        self._scratch = torch.empty((self.threads + 1) * config.hidden_size + 2 * config.intermediate_size)
+        lib = library()
+        assert lib is not None
+        self._before, self._after = lib.labcore_before_attention, lib.labcore_after_attention
+
+    def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x: hidden numbers; cos, sin: head_dim numbers -> (h + 2 h_kv, head_dim), the next call's too."""
+        self._before(
+            self._at, _pointer(x), _pointer(cos), _pointer(sin),
+            _pointer(self.qkv), _pointer(self._scratch), self.threads,
+        )  # fmt: skip
+        return self.qkv
+
+    def after_attention(self, mixed: Tensor, x: Tensor) -> None:
+        """mixed: h * head_dim numbers; x: the residual stream, hidden numbers, updated in place."""
+        self._after(self._at, _pointer(mixed), _pointer(x), _pointer(self._scratch), self.threads)
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
