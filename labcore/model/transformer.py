@@ -152,7 +152,7 @@ class Transformer(nn.Module):
         if not self.fast or x.shape[0] * x.shape[1] != 1 or x.device.type != "cpu" or x.requires_grad:
             return self.layers  # type: ignore[return-value]
         if self._native is None or not all(twin.current() for twin in self._native):
-            self._native = native_blocks(self.layers, self.config) or []
+            self._native = native_blocks(self.layers, self.config) or []  # type: ignore[arg-type]
         return self._native or self.layers  # type: ignore[return-value]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Transformer:
