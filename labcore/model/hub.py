@@ -7,10 +7,10 @@ does not fit is refused before its gigabytes are fetched. `HF_HUB_OFFLINE=1` and
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from labcore.config import ModelConfig
 from labcore.errors import HubError
@@ -29,18 +29,11 @@ def fetch(repo: str, revision: str | None, progress: bool, accept: Callable[[Mod
     """
     hub = _huggingface_hub()
     try:
-        config = ModelConfig.from_file(Path(hub.hf_hub_download(repo, "config.json", revision=revision)))
-        accept(config)
-        folder = Path(
-            hub.snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=[*_SMALL, *_WEIGHTS],
-                tqdm_class=None if progress else _silent_bar(),
-            )
-        )
-        if not any(folder.glob("*.safetensors")):
-            raise HubError(_no_safetensors(repo, hub.HfApi().list_repo_files(repo, revision=revision)))
+        with nullcontext() if progress else _no_bars():
+            accept(ModelConfig.from_file(Path(hub.hf_hub_download(repo, "config.json", revision=revision))))
+            folder = Path(hub.snapshot_download(repo, revision=revision, allow_patterns=[*_SMALL, *_WEIGHTS]))
+            if not any(folder.glob("*.safetensors")):
+                raise HubError(_no_safetensors(repo, hub.HfApi().list_repo_files(repo, revision=revision)))
     except Exception as error:
         if (sentence := _explain(repo, revision, error)) is None:
             raise
@@ -59,14 +52,18 @@ def _huggingface_hub() -> ModuleType:
     return huggingface_hub
 
 
-def _silent_bar() -> type:
-    from huggingface_hub.utils import tqdm
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """The client's progress bars are switched for the whole process; leave the switch as it was."""
+    from huggingface_hub import utils
 
-    class Silent(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **(kwargs | {"disable": True}))
-
-    return Silent
+    were_off = utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            utils.enable_progress_bars()
 
 
 def _no_safetensors(repo: str, files: list[str]) -> str:
@@ -82,11 +79,18 @@ def _explain(repo: str, revision: str | None, error: Exception) -> str | None:
     """One sentence for what the Hub's client raised, most special first; None for what is not its fault."""
     from huggingface_hub import errors
 
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(
+        error.__cause__, errors.HfHubHTTPError
+    ):
+        error = error.__cause__  # not cached, and the Hub itself failed
     page = f"https://huggingface.co/{repo}"
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is gated: ask for access at {page}, then log in on this machine with `hf auth login`."
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"The Hub has no public model {repo!r}; check the spelling, or log in with `hf auth login`."
+        return (
+            f"There is no folder {repo!r} here and no public model of that name on the Hub; "
+            "check the spelling, or log in with `hf auth login`."
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no revision {revision!r}; see its branches and tags at {page}."
     if isinstance(error, errors.HFValidationError):
@@ -106,7 +110,7 @@ def _explain(repo: str, revision: str | None, error: Exception) -> str | None:
 
 def _is_network(error: Exception) -> bool:
     """Connection and time-out errors of whichever HTTP library the installed client uses."""
-    library = type(error).__module__.split(".")[0] in ("httpx", "httpcore", "requests", "urllib3")
+    library = type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
     return library or isinstance(error, (ConnectionError, TimeoutError))
 
 
@@ -114,10 +118,12 @@ def _no_network(repo: str) -> str:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return f"{repo} is not in this machine's Hub cache and HF_HUB_OFFLINE is set; unset it to download."
+        return (
+            f"{repo} is not in this machine's Hub cache and HF_HUB_OFFLINE is set; unset it to download it."
+        )
     return (
-        f"The Hub cannot be reached and {repo} is not wholly in this machine's cache; check the network, "
-        "or load 'story', which needs none."
+        f"There is no folder {repo!r} here, the Hub cannot be reached, and its cache does not hold the whole "
+        "model; check the network, or load 'story', which needs none."
     )
 
 
