@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from labcore.errors import LessonError
-from labcore.generation import Output, SamplingParams
+from labcore.generation import Output, Sampler, SamplingParams
 from labcore.generation.api import generate, logits
 from labcore.lab.figures.sampling import probabilities
 from labcore.model import Model
@@ -85,3 +85,19 @@ def golden_rows(
         }
         rows.append(row | {"kept": int((chances > 0).sum())})
     return rows
+
+
+def drawn_rows(
+    params: SamplingParams, draws: int = 4000, values: Sequence[float] = GOLDEN_LOGITS
+) -> list[dict[str, Any]]:
+    """Draw that often from the same logits: computed probability beside the share that was really drawn."""
+    row = torch.tensor([list(values)])
+    expected = probabilities(row[0], params).tolist()
+    sampler = Sampler(params, rows=1)
+    counts = [0] * len(values)
+    for _ in range(draws):
+        counts[int(sampler(row))] += 1
+    return [
+        {"logit": f"{value:g}", "computed": f"{chance:.3f}", f"of {draws:,} draws": f"{count / draws:.3f}"}
+        for value, chance, count in zip(values, expected, counts, strict=True)
+    ]

@@ -27,6 +27,13 @@ from labcore.perf.timing import MIN_REPEATS, Timing, measure, summarize
 CACHED, UNCACHED = "contiguous", "none"
 
 
+def prompt_for(model: Model, text: str) -> str | list[int]:
+    """The text itself, or as many token ids as it has words where the model has no tokenizer."""
+    if model.tokenizer is not None:
+        return text
+    return [i % model.config.vocab_size for i in range(1, len(text.split()) + 1)]
+
+
 def positions_through(trace: Trace) -> int:
     """Positions that went through the network: the sum of all steps' inputs."""
     return sum(batch * new for batch, new in (step.input_shape for step in trace.steps))
@@ -135,9 +142,9 @@ class CacheRuns:
 
 
 def compare_caches(
-    model: Model, *, prompt_length: int = 16, new_tokens: int = 64, repeats: int = MIN_REPEATS
+    model: Model, *, prompt_length: int = 16, new_tokens: int = 48, repeats: int = MIN_REPEATS
 ) -> CacheRuns:
-    """Write the same answer with the cache on and off, in turns, `repeats` times each after one warm-up.
+    """Write the same answer with the cache on and off, in turns, `repeats` times each after a warm-up.
 
     Raises LessonError for fewer than five repeats or more tokens than the model's context holds.
     """
@@ -148,13 +155,14 @@ def compare_caches(
             f"take at least {MIN_REPEATS} repeats and at most {limit} tokens in all."
         )
     samples: dict[str, list[list[float]]] = {CACHED: [], UNCACHED: []}
-    for _ in tqdm(
-        range(repeats + 1), desc="cache on, cache off", unit="pair", leave=False, ncols=80, file=sys.stdout
-    ):
+    for kind in samples:
+        _step_seconds(model, prompt_length, min(new_tokens, 8), kind)  # warms up
+    desc = "cache on, cache off"
+    for _ in tqdm(range(repeats), desc=desc, unit="pair", leave=False, ncols=80, file=sys.stdout):
         for kind, runs in samples.items():
             runs.append(_step_seconds(model, prompt_length, new_tokens, kind))
     times = {
-        kind: tuple(summarize(list(step)) for step in zip(*runs[1:], strict=True))
+        kind: tuple(summarize(list(step)) for step in zip(*runs, strict=True))
         for kind, runs in samples.items()
     }
     traces = {kind: traced(model, prompt_length, new_tokens, kind) for kind in samples}

@@ -181,13 +181,28 @@ def sweep_decode(
     """
     lengths = _checked(model, output_lengths, prompt_length, repeats)
     roof = roof_of(model, roofs)
-    runs = [_decode_run(model, prompt_length, lengths) for _ in _progress(range(repeats + 1), "decode")][1:]
+    _decode_run(model, prompt_length, lengths[:1])  # warms up
+    runs = [_decode_run(model, prompt_length, lengths) for _ in _progress(range(repeats), "decode")]
     points = []
     for i, length in enumerate(lengths):
         contexts = range(prompt_length + 1, prompt_length + length + 1)
         work = Work.of(*(step_costs(model.config, 1, context, dtype=model.dtype) for context in contexts))
         points.append(Point(length, summarize([run[i] for run in runs]), work, roof))
     return Sweep("decode", model.name, machine_name(model, roofs), tuple(points))
+
+
+def phases_finding(reading: Sweep, writing: Sweep) -> str:
+    """Reading against writing at the longest length that both sweeps have."""
+    length = max({p.length for p in reading.points} & {p.length for p in writing.points})
+    read, written = reading.at(length), writing.at(length)
+    return (
+        f"{length} tokens: read in {as_time(read.seconds)}, written in {as_time(written.seconds)}, "
+        f"{significant(written.seconds / read.seconds)}× the time for "
+        f"{significant(written.work.flops / read.work.flops)}× the FLOPs and "
+        f"{significant(written.work.nbytes / read.work.nbytes)}× the bytes. Prefill reached "
+        f"{_percent(read.flops_share)} of the matmul roof and {_percent(read.bandwidth_share)} of "
+        f"the bandwidth roof, decode {_percent(written.flops_share)} and {_percent(written.bandwidth_share)}."
+    )
 
 
 def roof_of(model: Model, roofs: Roofs | None = None) -> Roof:

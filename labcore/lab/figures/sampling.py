@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from labcore.generation import SamplingParams, process_logits
+from labcore.generation import SamplingParams, Trace, TraceStep, process_logits
 from labcore.lab import theme
 from labcore.lab.units import significant
 
@@ -53,6 +53,17 @@ def probabilities(logits: Tensor, params: SamplingParams, history: Tensor | None
     if params.greedy:
         return torch.nn.functional.one_hot(processed.argmax(), len(processed)).to(processed.dtype)
     return processed.softmax(-1)
+
+
+def least_certain(trace: Trace) -> int:
+    """The step whose distribution over the next token has the largest entropy: the most open choice."""
+    entropies = [float(torch.distributions.Categorical(logits=step.logits).entropy()) for step in trace.steps]
+    return entropies.index(max(entropies))
+
+
+def survivors(step: TraceStep, **settings: Any) -> int:
+    """How many tokens a step's real logits keep under these sampling settings."""
+    return int((probabilities(step.logits, SamplingParams(**settings)) > 0).sum())
 
 
 def rank(
