@@ -6,7 +6,7 @@
 #   make lessons          execute all lessons into runs/                                 (MODE=solution SCALE=full)
 #   make notebooks        rebuild notebooks/*.ipynb from the scripts beside them
 #   make model            train the embedded models again
-#   make clean            remove .venv, caches and runs/
+#   make clean            remove .venv and caches; runs/ (your results) stays
 #
 # Variables: PYTHON=python3.12 (which Python makes .venv), VENV=.venv, TORCH='torch>=2.9' (what to install first),
 # JOBS=2 (tests side by side).
@@ -85,5 +85,5 @@ model: $(TEST)
 	$(RUN) -m data.story.make
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
