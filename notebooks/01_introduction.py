@@ -57,14 +57,7 @@ opening = lab.watch(model, "Once upon a time", max_new_tokens=160, temperature=0
 # **Predict.** You just watched the text come. How fast was it?
 
 # %%
-speed = lab.predict(
-    "01.1",
-    "How many tokens per second does this model stream on this machine, for one user?",
-    unit="tok/s",
-    low=0.1,
-    high=1e6,
-    default=50,
-)
+lab.predict("01.1", "How many tokens per second is that, for one user?", unit="tok/s", low=0.1, default=50)
 
 # %% [markdown]
 # **Run.** The same stream with its counters. The bars are its steps, one per token: the first in red, the
@@ -184,12 +177,8 @@ lab.text_table(
 
 # %%
 prompt_lengths = lab.prompt_lengths(model)
-ratio = lab.predict(
-    "01.2",
-    f"How many times a decode step's time does the prefill of {prompt_lengths[-1]} tokens take?",
-    options=["1×", "3×", "10×", "30×", "100×", "400×"],
-    default="100×",
-)
+question = f"The prefill of {prompt_lengths[-1]} tokens takes how many times the time of a decode step?"
+ratio = lab.predict("01.2", question, options=["1×", "3×", "10×", "30×", "100×", "400×"], default="100×")
 
 # %% [markdown]
 # **Run.** Streams of 32 tokens behind longer and longer prompts, five of each (some seconds):
@@ -199,10 +188,10 @@ readings = lab.read_prompts(model, prompt_lengths)
 lab.score("01.2", measured=lab.first_step_ratio(readings), unit="×")
 
 # %% [markdown]
-# **See.**
+# **See.** Both against the length of the prompt:
 
 # %%
-lab.show_two_clocks(readings)
+lab.show_two_clocks(readings, ratio)
 
 # %% [markdown]
 # **Explain.** Both kinds of steps read every weight of the model once. Decode does it for a single token;
@@ -242,12 +231,8 @@ lab.text_table(
 
 # %%
 batches = session.pick(quick=[1, 2, 4, 8, 16], full=[1, 2, 4, 8, 16, 32, 64])
-gain = lab.predict(
-    "01.3",
-    f"From batch 1 to batch {batches[-1]}: how much does the total throughput grow on this machine?",
-    options=["1×", "2×", "4×", "8×", "16×", "32×"],
-    default="16×",
-)
+question = f"From batch 1 to batch {batches[-1]}: the total throughput of this machine grows how much?"
+gain = lab.predict("01.3", question, options=["1×", "2×", "4×", "8×", "16×", "32×"], default="16×")
 
 # %% [markdown]
 # **Run.**
@@ -257,10 +242,10 @@ points = lab.sweep_batch(model, batches)
 lab.score("01.3", measured=lab.batch_factor(points), unit="×")
 
 # %% [markdown]
-# **See.**
+# **See.** All users together on the left, each of them on the right:
 
 # %%
-lab.show_batches(points)
+lab.show_batches(points, gain)
 
 # %% [markdown]
 # **Explain.** The dotted line is a batch that costs nothing. The distance to it is paid by every user, as
@@ -321,25 +306,22 @@ lab.check("01.4", largest_batch)
 # seconds):
 
 # %%
+lab.show_roofs(session.roofs)
 machine = session.machine
 
 # %% [markdown]
 # **Predict.** A bound says "not faster than". How much slower is the real engine?
 
 # %%
-floor = lab.predict(
-    "01.4",
-    "Measured TPOT of this model, as a multiple of what the napkin allows on this machine:",
-    options=["1×", "1.5×", "2×", "4×", "10×", "30×"],
-    default="1.5×",
-)
+question = "The TPOT of this model is how many times what the napkin allows on this machine?"
+floor = lab.predict("01.4", question, options=["0.5×", "1×", "1.5×", "2×", "4×", "10×"], default="1.5×")
 
 # %% [markdown]
 # **Run, see.**
 
 # %%
 lab.score("01.4", measured=lab.floor_ratio(model, machine, readings[1]), unit="×")
-lab.show_floor(model, machine, readings[1])
+lab.show_floor(model, machine, readings[1], floor)
 
 # %% [markdown]
 # **Explain.** A napkin is a lower bound, and it is told how good it is by a measurement, never the other
@@ -388,14 +370,8 @@ for batch in (1, 32, 40):
 # now. The napkin above may be used.
 
 # %%
-keep = lab.predict(
-    "01.5",
-    "How many tokens per second will shape:smollm2-135m stream on this machine, for one user?",
-    unit="tok/s",
-    low=0.01,
-    high=1e6,
-    default=20,
-)
+question = "How many tokens per second will shape:smollm2-135m stream on this machine, for one user?"
+lab.predict("01.5", question, unit="tok/s", low=0.01, default=20)
 
 # %% [markdown]
 # *Proved on this machine:* the napkin's bound, and the distance of this engine from it. *Not proved:*

@@ -7,14 +7,16 @@ from typing import Any
 
 from labcore import catalog
 from labcore.lab import live, session
-from labcore.lab.display import show
+from labcore.lab.display import finding, show, table
 from labcore.lab.figures import intro, lab_map
 from labcore.lab.live import BatchPoint, Reading
+from labcore.lab.predictions import Prediction
 from labcore.lab.units import gigabytes, seconds, si, significant
 from labcore.lab.widgets.common import Explorer, View, slider
 from labcore.model import Model
 from labcore.perf.predict import Machine, Napkin, ideal_terms, machine_from_gpu
 from labcore.perf.predict import napkin as plan_on_napkin
+from labcore.perf.roofline import Roofs
 
 _PROMPT_LENGTHS = (8, 32, 64, 128, 256, 448)
 
@@ -65,9 +67,13 @@ def first_step_ratio(readings: Sequence[Reading]) -> float:
     return m.ttft_s / (m.tpot_s or float("nan"))
 
 
-def show_two_clocks(readings: Sequence[Reading]) -> None:
-    """TTFT and TPOT against prompt length."""
-    show(intro.two_clocks(readings), two_clocks_finding(readings), [reading.row() for reading in readings])
+def show_two_clocks(readings: Sequence[Reading], guess: Prediction) -> None:
+    """TTFT and TPOT against prompt length, with what was predicted for the longest."""
+    show(
+        intro.two_clocks(readings, guess.number),
+        two_clocks_finding(readings),
+        [reading.row() for reading in readings],
+    )
 
 
 def two_clocks_finding(readings: Sequence[Reading]) -> str:
@@ -78,9 +84,10 @@ def two_clocks_finding(readings: Sequence[Reading]) -> str:
     per_token = m.ttft_s / long.prompt_tokens
     return (
         f"{short.prompt_tokens} → {long.prompt_tokens} tokens of prompt: "
-        f"TTFT {significant(m.ttft_s / s.ttft_s)}× ({seconds(s.ttft_s)} → {seconds(m.ttft_s)}), TPOT {significant(tpots[1] / tpots[0])}× "
-        f"({seconds(tpots[0])} → {seconds(tpots[1])}). In the long prefill "
-        f"a token cost {seconds(per_token)}, in decode {seconds(tpots[1])}: {significant(tpots[1] / per_token)}× as much."
+        f"TTFT {significant(m.ttft_s / s.ttft_s)}× ({seconds(s.ttft_s)} → {seconds(m.ttft_s)}), "
+        f"TPOT {significant(tpots[1] / tpots[0])}× ({seconds(tpots[0])} → {seconds(tpots[1])}). "
+        f"In the long prefill a token cost {seconds(per_token)}, in decode {seconds(tpots[1])}: "
+        f"{significant(tpots[1] / per_token)}× as much."
     )
 
 
@@ -97,7 +104,7 @@ def map_finding(n: lab_map.MapNumbers) -> str:
     reads = n.weight_bytes + n.kv_bytes * (n.prompt + n.tokens - 1)
     return (
         f"For its last token this run read {si(n.weight_bytes, 'B')} of weights and "
-        f"{si(reads - n.weight_bytes, 'B')} of cache: {si(reads, 'B')} for one token, on {n.device}."
+        f"{si(reads - n.weight_bytes, 'B')} of cache: {si(reads, 'B')} for one token."
     )
 
 
@@ -112,9 +119,9 @@ _TERMS = (
 )
 
 
-def show_batches(points: Sequence[BatchPoint]) -> None:
-    """Throughput and TPOT against batch."""
-    figure = intro.batch_gain([p.batch for p in points], [p.metrics for p in points])
+def show_batches(points: Sequence[BatchPoint], guess: Prediction) -> None:
+    """Throughput and TPOT against batch, with the gain that was predicted."""
+    figure = intro.batch_gain([p.batch for p in points], [p.metrics for p in points], guess.number)
     show(figure, batches_finding(points), [point.row() for point in points])
 
 
@@ -146,9 +153,39 @@ def a10_rows() -> list[dict[str, Any]]:
             "cache (ms)": f"{terms.cache_s * 1e3:.1f}",
             "arithmetic (ms)": f"{terms.compute_s * 1e3:.1f}",
             "TPOT (ms)": f"{terms.seconds * 1e3:.1f}",
-            "tok/s": significant(batch / terms.seconds),
+            "tok/s": significant(batch / terms.seconds, 4),
         })  # fmt: skip
     return rows
+
+
+def show_roofs(roofs: Roofs) -> None:
+    """What was measured of this machine, and the number of operations that go with a byte."""
+    rows = [
+        {"roof": f"matrix products in {dtype}", "measured": si(rate, "FLOP/s")}
+        for dtype, rate in roofs.matmul_flops.items()
+    ]
+    rows += [
+        {"roof": "reading memory", "measured": si(roofs.read_bandwidth, "B/s")},
+        {"roof": "copying memory (read + written)", "measured": si(roofs.copy_bandwidth, "B/s")},
+        {"roof": "starting one small operation", "measured": seconds(roofs.launch_overhead_s)},
+    ]
+    finding(roofs_finding(roofs))
+    table(rows)
+
+
+def roofs_finding(roofs: Roofs) -> str:
+    """Arithmetic per byte, and whether other programs were in the way."""
+    dtype, rate = next(iter(roofs.matmul_flops.items()))
+    shared = (
+        f" Other programs kept {significant(roofs.busy_cores, 2)} cores busy meanwhile; close them and run "
+        "labcore.perf.roofs(refresh=True) for cleaner numbers."
+    )
+    when = roofs.measured_at[:16].replace("T", " ")
+    return (
+        f"{roofs.device_name}, threads: {roofs.threads}, measured {when} UTC. While it reads one byte it "
+        f"can do {significant(rate / roofs.read_bandwidth)} operations in {dtype}."
+        f"{shared if roofs.disturbed else ''}"
+    )
 
 
 def own_napkin(model: Model, machine: Machine, context: int) -> Napkin:
@@ -156,11 +193,11 @@ def own_napkin(model: Model, machine: Machine, context: int) -> Napkin:
     return plan_on_napkin(model.config, machine, 1, context, model.dtype)
 
 
-def show_floor(model: Model, machine: Machine, reading: Reading) -> None:
+def show_floor(model: Model, machine: Machine, reading: Reading, guess: Prediction) -> None:
     """The napkin's bound for a decode step of this stream, beside what was measured."""
     context = reading.prompt_tokens + len(reading.tokens) // 2
     plan, tpot = own_napkin(model, machine, context), reading.metrics.tpot_s or float("nan")
-    figure = intro.floor_and_measured([model.name], [plan.tpot_s], [tpot])
+    figure = intro.floor_and_measured(model.name, plan.tpot_s, tpot, guess.number)
     rows = [{
         "model": model.name, "weights (MB)": plan.weight_bytes / 1e6, "cache (MB)": plan.kv_bytes / 1e6,
         "bandwidth, measured (GB/s)": machine.bandwidth / 1e9,
@@ -188,9 +225,7 @@ def floor_finding(plan: Napkin, tpot_s: float) -> str:
         return f"{head} Faster than memory allows: weights this small stay in the processor's own cache."
     if ratio < 1.5:
         return f"{head} Decode runs close to the roof: it is reading weights, and little else."
-    return (
-        f"{head} The rest is neither bytes nor arithmetic: it is starting many small operations (lesson 5)."
-    )
+    return f"{head} The rest is not reading: above all it is starting many small operations (lesson 5)."
 
 
 def catalogue_rows(names: Sequence[str]) -> list[dict[str, str]]:

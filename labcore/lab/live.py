@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -166,7 +166,12 @@ def sweep_batch(
 
 
 def median_reading(model: Model, prompt_length: int, new_tokens: int, repeats: int = 5) -> Reading:
-    """The stream of median TPOT out of `repeats`, after one to warm up; random tokens in, no early end."""
+    """The stream of a typical run: each step's median time over `repeats` runs, after one to warm up.
+
+    Step by step, because on a shared machine every run is held up somewhere, and no two at the same place.
+    Random tokens go in, and an end-of-sequence token does not end it.
+    """
     ids = prompt(model, prompt_length)
     runs = [read(model, ids, max_new_tokens=new_tokens, ignore_eos=True) for _ in range(repeats + 1)][1:]
-    return sorted(runs, key=lambda run: run.metrics.tpot_s or 0.0)[repeats // 2]
+    steps = zip(*(run.step_seconds for run in runs), strict=True)
+    return replace(runs[0], step_seconds=[statistics.median(step) for step in steps])

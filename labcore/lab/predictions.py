@@ -15,7 +15,7 @@ from labcore.errors import LessonError
 from labcore.lab import session as sessions
 from labcore.lab.display import Shown, note
 from labcore.lab.results import Results, now
-from labcore.lab.units import significant
+from labcore.lab.units import significant, with_unit
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?")
 
@@ -70,7 +70,7 @@ class Prediction:
     @property
     def text(self) -> str:
         """The answer as it is shown: "4×" or "120 tok/s"."""
-        return str(self.value) if self.options else f"{significant(float(self.value))} {self.unit}".rstrip()
+        return str(self.value) if self.options else with_unit(float(self.value), self.unit)
 
 
 def predict(
@@ -137,7 +137,7 @@ def verdict(asked: Prediction, measured: float | str, unit: str) -> tuple[str, f
             f"{who}; it is {measured}: {'you had it' if hit else 'not what you said'}.",
             1.0 if hit else None,
         )
-    seen = f"{who}, measured {significant(measured)} {unit}".rstrip()
+    seen = f"{who}, measured {with_unit(measured, unit)}"
     if asked.options:
         nearest = _nearest(asked.options, measured)
         if nearest == asked.value:

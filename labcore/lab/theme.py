@@ -41,9 +41,14 @@ def template() -> go.layout.Template:
         layout=layout,
         data={
             "scatter": [go.Scatter(marker={"symbol": symbol, "size": 8}) for symbol in SYMBOLS],
-            "bar": [go.Bar(marker={"pattern": {"shape": shape, "solidity": 0.25}}) for shape in PATTERNS],
+            "bar": [go.Bar(marker={"pattern": hatch(shape)}) for shape in PATTERNS],
         },
     )
+
+
+def hatch(shape: str) -> dict[str, object]:
+    """A bar's pattern: light lines over its own colour, so that both carry the difference."""
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": CARD, "solidity": 0.2}
 
 
 def figure(title: str, *, x: str = "", y: str = "", height: int = HEIGHT) -> go.Figure:

@@ -37,6 +37,11 @@ def si(value: float, unit: str, digits: int = 3) -> str:
     raise AssertionError("unreachable: the last prefix takes every value")
 
 
+def with_unit(value: float, unit: str) -> str:
+    """ "812 tok/s", "4.1×", "12": a number with its unit behind it."""
+    return f"{significant(value)}{unit}" if unit == "×" else f"{significant(value)} {unit}".rstrip()
+
+
 def seconds(value: float, digits: int = 3) -> str:
     """A duration in s, ms or µs: `seconds(0.0229)` is "22.9 ms"."""
     for scale, unit in _TIMES:

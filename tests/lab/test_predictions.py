@@ -17,7 +17,9 @@ from labcore.lab.session import Session
 def test_an_unlocked_number_is_scored_as_the_default(session: Session) -> None:
     lab.predict("01.1", "How fast?", unit="tok/s", low=1, high=1e6, default=40)
     sentence = lab.score("01.1", measured=812.0)
-    assert sentence == "You said 40 tok/s (the default; you locked nothing), measured 812 tok/s, off by 20.3×."
+    assert (
+        sentence == "You said 40 tok/s (the default; you locked nothing), measured 812 tok/s, off by 20.3×."
+    )
 
 
 def test_the_factor_is_the_same_in_both_directions(session: Session) -> None:
@@ -31,7 +33,7 @@ def test_options_name_the_nearest_by_ratio(session: Session) -> None:
     assert "nearest to 4×" in sentence
     assert factor == 7.0
     asked.lock("4×")
-    assert verdict(asked, 7.0, "×")[0] == "You said 4× (locked), measured 7 ×: the nearest of the answers."
+    assert verdict(asked, 7.0, "×")[0] == "You said 4× (locked), measured 7×: the nearest of the answers."
 
 
 def test_options_may_be_words_with_numbers(session: Session) -> None:

@@ -34,7 +34,6 @@ class MapNumbers:
     tpot_s: float
     weight_bytes: int
     kv_bytes: int
-    device: str
 
     @classmethod
     def of(cls, model: Model, reading: Reading) -> MapNumbers:
@@ -42,8 +41,7 @@ class MapNumbers:
         m = reading.metrics
         kv_bytes = kv_bytes_per_token(model.config, model.dtype)
         tpot = m.tpot_s if m.tpot_s is not None else float("nan")
-        device = str(model.device)
-        return cls(reading.prompt_tokens, m.tokens, m.ttft_s, tpot, model.weight_bytes, kv_bytes, device)
+        return cls(reading.prompt_tokens, m.tokens, m.ttft_s, tpot, model.weight_bytes, kv_bytes)
 
 
 def lab_map(n: MapNumbers) -> go.Figure:
@@ -78,7 +76,7 @@ _ARROWS = (
 def _boxes(n: MapNumbers) -> tuple[_Box, ...]:
     total = n.kv_bytes * (n.prompt + n.tokens - 1)
     return (
-        _Box(0, 49, 13, 18, "Prompt", f"text → {n.prompt} tokens", theme.GREY),
+        _Box(0, 49, 13, 18, "Prompt", f"{n.prompt} tokens", theme.GREY),
         _Box(20, 49, 24, 18, "Prefill · lesson 2",
              f"one step, input (1, {n.prompt})<br>gives token 1<br>TTFT {seconds(n.ttft_s)}",
              theme.VERMILLION),
@@ -90,7 +88,8 @@ def _boxes(n: MapNumbers) -> tuple[_Box, ...]:
         _Box(0, 3, 31, 20, "Hardware · lessons 5, 6",
              "every step waits for<br>arithmetic F or memory BW:<br>TPOT ≥ (W + B·t·kv) / BW", theme.GREEN),
         _Box(34.5, 3, 31, 20, "Quantization · lesson 7",
-             f"fewer bytes for the same<br>weights: W is {si(n.weight_bytes, 'B')} here,<br>int4 makes it a fraction",
+             f"fewer bytes for the same<br>weights: W is {si(n.weight_bytes, 'B')} here,<br>"
+             "int4 makes it a fraction",
              theme.PURPLE),
         _Box(69, 3, 31, 20, "Serving · lesson 8",
              "many users share a step:<br>throughput = B / TPOT,<br>$ per token falls with B", theme.SKY),

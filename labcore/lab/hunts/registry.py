@@ -121,7 +121,7 @@ def at_home(function: Callable[..., Any], target: str) -> Callable[..., Any]:
 
 
 def same_code(left: str, right: str) -> bool:
-    """True when two sources define the same function, apart from decorators, types, docstring and comments."""
+    """True when two sources define the same function, whatever its decorators, types and comments."""
     return _bare(left) == _bare(right)
 
 

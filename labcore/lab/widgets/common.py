@@ -133,7 +133,8 @@ class Explorer:
         try:
             view = self._view(**self.settings)
         except LabError as error:
-            self._words.show(note_bundle(str(error), "bad"))
+            self._picture.show(note_bundle(str(error), "bad"))
+            self._words.show(html_bundle("", ""))  # nothing of the setting before stays beside it
             return
         self._picture.show(_picture_bundle(view))
         self._words.show(finding_bundle(view.finding, view.rows))

@@ -75,12 +75,12 @@ def sentence(plan: Napkin, title: str) -> str:
     """The finding, with the reason of the time and, where it does not fit, what would."""
     load = f"{plan.batch:,} sequence{'s' if plan.batch > 1 else ''} of {plan.context:,} tokens"
     if not plan.fits:
-        room = f"at most {plan.max_batch:,} such sequences would" if plan.max_batch else "not even one would"
-        return f"{title}: {load} do not fit, {gigabytes(-plan.free_bytes)} are missing; {room}."
+        room = f"at most {plan.max_batch:,} of them would fit" if plan.max_batch else "not even one would fit"
+        return f"{title}: no room for {load}, {gigabytes(-plan.free_bytes)} are missing; {room}."
     price = f", ${significant(plan.usd_per_million)} per million tokens" if plan.usd_per_million else ""
     return (
-        f"{title}: {load} fit. At best: TPOT {seconds(plan.tpot_s)}, {significant(plan.tokens_per_s)} tok/s "
-        f"together{price}. A step waits for {'arithmetic' if plan.bound == 'compute' else 'memory'}."
+        f"{title}: room for {load}. At best: TPOT {seconds(plan.tpot_s)}, "
+        f"{significant(plan.tokens_per_s)} tok/s together{price}. A step waits for {'arithmetic' if plan.bound == 'compute' else 'memory'}."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -41,12 +40,10 @@ def show_prediction(asked: Prediction) -> None:
 
     lock.on_click(locked)
     again.on_click(unlocked)
-    question = widgets.HTML(f"<b>Predict {escape(asked.id)}.</b> {escape(asked.question)}")
-    row = widgets.HBox(
-        [answer, lock, again], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
-    )
-    place(widgets.VBox([question, row]), f"prediction {asked.id}, answer and lock")
     refresh()
+    row = [answer, lock, again]
+    layout = widgets.Layout(flex_flow="row wrap", align_items="center")
+    place(widgets.HBox(row, layout=layout), f"prediction {asked.id}, answer and lock")
 
 
 def _answer(asked: Prediction) -> widgets.ValueWidget:
@@ -62,7 +59,8 @@ def _answer(asked: Prediction) -> widgets.ValueWidget:
 
 
 def _state(asked: Prediction) -> Bundle:
+    label = f"Predict {asked.id}."
     if asked.locked:
-        return note_bundle(f"{asked.question} Your answer: {asked.text}.", "note", f"🔒 {asked.id} locked.")
-    text = f"{asked.question} Nothing locked yet; unless you lock an answer, {asked.text} is scored."
-    return note_bundle(text, "quiet", f"{asked.id} open.")
+        return note_bundle(f"{asked.question}\n🔒 Locked: {asked.text}.", "note", label)
+    text = f"{asked.question}\nNothing locked yet; as it stands, {asked.text} is scored."
+    return note_bundle(text, "quiet", label)
