@@ -127,9 +127,7 @@ class ModelConfig:
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); fetch the file again.") from None
         if not isinstance(data, dict):
-            raise ConfigError(
-                f"{path} holds a {type(data).__name__}, not a JSON object; fetch the file again."
-            )
+            raise ConfigError(f"{path} holds no JSON object; fetch the file again.")
         return cls.from_dict(data)
 
     @classmethod
@@ -145,9 +143,7 @@ class ModelConfig:
         try:
             return cls(**_fields(data, family))
         except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            raise ConfigError(
-                f"config.json holds a value of the wrong kind ({error}); fetch the file again."
-            ) from None
+            raise ConfigError(f"A value in config.json is of the wrong kind ({error}); mend it.") from None
 
     def to_hugging_face(self) -> dict[str, Any]:
         """The `config.json` that describes this model to `transformers` (every version) and to `from_dict`.
@@ -174,13 +170,7 @@ class ModelConfig:
         return data
 
 
-_REQUIRED = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "vocab_size",
-)
+_REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 _OPTIONAL = (
     "num_key_value_heads",
     "head_dim",

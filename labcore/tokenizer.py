@@ -18,6 +18,9 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
+_LAST_ID = 2**32 - 1  # the library holds ids as unsigned 32-bit numbers
+
+
 def _byte_alphabet() -> dict[str, int]:
     """The byte behind each printable character of byte-level BPE (GPT-2's `bytes_to_unicode`, inverted)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -78,16 +81,16 @@ class Tokenizer:
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
         """Tokens of a text; add_bos puts the beginning-of-text token first, where there is one."""
-        tokens = self._library.encode(text, add_special_tokens=False).ids
+        tokens = self._library.encode(_whole(text), add_special_tokens=False).ids
         return [self.bos_id, *tokens] if add_bos and self.bos_id is not None else tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of tokens. Special tokens, and ids that no token has, add nothing."""
-        return self._library.decode([token for token in tokens if token >= 0], skip_special_tokens=True)
+        return self._library.decode([t for t in tokens if 0 <= t <= _LAST_ID], skip_special_tokens=True)
 
     def piece(self, token: int) -> str | None:
         """The vocabulary's own spelling of a token, or None for an id that no token has."""
-        return self._library.id_to_token(token) if token >= 0 else None
+        return self._library.id_to_token(token) if 0 <= token <= _LAST_ID else None
 
     def token_bytes(self, token: int) -> bytes:
         """What a byte-level token stands for: bytes that need not be whole characters."""
@@ -148,6 +151,15 @@ class StreamDecoder:
         text = self._tokenizer.decode(self._context + self._waiting)
         self._context, self._waiting = self._waiting[-1:], []
         return text[len(known) :]
+
+
+def _whole(text: str) -> str:
+    """Text with halves of surrogate pairs (they come from JSON) joined, or replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _is_byte_level(decoder: dict[str, Any] | None) -> bool:

@@ -95,6 +95,12 @@ def test_streaming_a_text_gives_the_text_back_in_whole_characters(name: str, tex
         assert not any("\ufffd" in piece for piece in pieces)
 
 
+def test_halves_of_surrogate_pairs_are_joined_or_replaced() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    assert tokenizer.decode(tokenizer.encode("cat\ud83d\ude42!")) == "cat🙂!"
+    assert tokenizer.decode(tokenizer.encode("cat\ud83d!")) == "cat\ufffd!"
+
+
 def test_a_split_emoji_is_held_until_whole() -> None:
     tokenizer = TOKENIZERS["byte_fallback"]
     tokens = [tokenizer.encode("t")[-1], *(3 + byte for byte in "🙂".encode()), tokenizer.encode("t")[-1]]
@@ -118,7 +124,7 @@ def test_special_tokens_are_silent_and_unknown_ids_too() -> None:
     tokenizer = TOKENIZERS["byte_level"]
     bos, end = tokenizer.encode("<|story|>"), tokenizer.encode("<|end|>")
     assert len(bos) == len(end) == 1
-    tokens = [*bos, *tokenizer.encode("cat"), *end, 10_000, -1]
+    tokens = [*bos, *tokenizer.encode("cat"), *end, 10_000, -1, 2**40]
     assert tokenizer.decode(tokens) == "cat"
     assert "".join(streamed(tokenizer, tokens)) == "cat"
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +22,10 @@ from labcore.config import ModelConfig
 from labcore.errors import CheckpointError
 from labcore.model import weights
 from labcore.model.device import resolve_dtype
+
+if TYPE_CHECKING:
+    from labcore.model.loading import Model
+    from labcore.model.transformer import Transformer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -79,7 +83,8 @@ class Checkpoint:
 
     def same(self, one: str, other: str) -> bool:
         """Whether two tensors of the checkpoint hold the same numbers."""
-        return torch.equal(self.read(one), self.read(other))
+        alike = self.tensors[one].dtype == self.tensors[other].dtype
+        return alike and torch.equal(self.read(one), self.read(other))
 
     def check(self, expected: dict[str, tuple[int, ...]], ignorable: Iterable[str] = ()) -> None:
         """Hold the tensors against what the model needs. Raises CheckpointError for any difference."""
@@ -165,14 +170,14 @@ def _some(names: list[str], shown: int = 3) -> str:
 
 
 def save_checkpoint(
-    model: nn.Module, config: ModelConfig, folder: Path | str, dtype: str | torch.dtype = "float16"
+    model: Transformer | Model, config: ModelConfig, folder: Path | str, dtype: str | torch.dtype = "float16"
 ) -> Path:
     """Write config.json and model.safetensors so that labcore and transformers both load them.
 
-    model: a Transformer, or anything with one as `.transformer`. The files appear whole or not at all.
+    model: the whole thing or its Transformer alone. The weights' file appears whole or not at all.
     Returns the folder. Raises ConfigError for a config no family can state, DeviceError for a wrong dtype.
     """
-    transformer = getattr(model, "transformer", model)
+    transformer = model if isinstance(model, nn.Module) else model.transformer
     target = resolve_dtype(dtype, torch.device("cpu"))
     description = config.to_hugging_face() | {"torch_dtype": str(target).removeprefix("torch.")}
     # Cloned, because fused parts share one storage, which the format cannot say.

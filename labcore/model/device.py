@@ -40,11 +40,13 @@ def _natural_dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def ensure_fits(needed: int, device: torch.device, what: str) -> None:
-    """Refuse `needed` bytes for `what` that are not free. Raises OutOfMemory with the numbers."""
-    free = available_memory(device)
+def ensure_fits(numbers: int, dtype: torch.dtype, device: torch.device, name: str) -> None:
+    """Refuse so many weights of model `name` if they exceed what is free, by raising OutOfMemory."""
+    needed, free = numbers * dtype.itemsize, available_memory(device)
     if needed > free:
+        narrower = "load it with dtype='bfloat16', or " if dtype.itemsize > 2 and needed / 2 <= free else ""
         raise OutOfMemory(
-            f"{what} need {needed / 1e9:.3g} GB and {device} has {free / 1e9:.3g} GB free; "
-            "take a smaller dtype (dtype='bfloat16'), a smaller model or another device."
+            f"The {numbers / 1e9:.3g} billion weights of {name} in {str(dtype).removeprefix('torch.')} need "
+            f"{needed / 1e9:.3g} GB and {device} has {free / 1e9:.3g} GB free; "
+            f"{narrower}take a smaller model or another device."
         )

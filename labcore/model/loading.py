@@ -174,9 +174,7 @@ def _skeleton(config: ModelConfig) -> Transformer:
 
 
 def _ensure_model_fits(transformer: nn.Module, name: str, device: torch.device, dtype: torch.dtype) -> None:
-    numbers = sum(parameter.numel() for parameter in transformer.parameters())
-    what = f"The {numbers / 1e9:.3g} billion weights of {name} in {str(dtype).removeprefix('torch.')}"
-    ensure_fits(numbers * dtype.itemsize, device, what)
+    ensure_fits(sum(parameter.numel() for parameter in transformer.parameters()), dtype, device, name)
 
 
 def _materialise(transformer: Transformer, device: torch.device, dtype: torch.dtype) -> None:
