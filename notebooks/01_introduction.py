@@ -79,7 +79,7 @@ lab.show_stream(reading)
 # what a user notices. One slow first token barely shows in the throughput of a long answer, and is all
 # there is to a short one.
 #
-# Move the control: each position streams anew, five times, and shows the run of median TPOT. One of the two
+# Move the control: each position streams anew, five times, and shows each step's median. One of the two
 # numbers follows the prompt, the other hardly does. Part 2 asks why.
 
 # %%
@@ -155,21 +155,9 @@ def stream_metrics(step_seconds):
 # %% tags=["keep_output", "nbval-check-output"]
 import labcore
 
-trace = labcore.generate(
-    model, [5, 6, 7, 8, 9, 10, 11, 12], max_new_tokens=5, ignore_eos=True, trace=True
-).trace
-lab.text_table(
-    [
-        {
-            "step": step.index,
-            "phase": step.phase,
-            "input shape": str(tuple(step.input_shape)),
-            "gives token": step.index + 1,
-            "tokens in the cache after it": step.cache_length,
-        }
-        for step in trace.steps
-    ]
-)
+prompt = [5, 6, 7, 8, 9, 10, 11, 12]
+answer = labcore.generate(model, prompt, max_new_tokens=5, ignore_eos=True, trace=True)
+lab.text_table(lab.trace_rows(answer.trace))
 
 # %% [markdown]
 # **Predict.** Behind a prompt of some hundred tokens, the first step does the work of hundreds of decode

@@ -55,6 +55,7 @@ _HOMES = {
     "first_step_ratio": "introduction",
     "show_two_clocks": "introduction",
     "show_map": "introduction",
+    "trace_rows": "introduction",
     "show_batches": "introduction",
     "batch_factor": "introduction",
     "a10_rows": "introduction",

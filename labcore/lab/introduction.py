@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labcore import catalog
+from labcore.generation.trace import Trace
 from labcore.lab import live, session
 from labcore.lab.display import finding, show, table
 from labcore.lab.figures import intro, lab_map
@@ -89,6 +90,20 @@ def two_clocks_finding(readings: Sequence[Reading]) -> str:
         f"In the long prefill a token cost {seconds(per_token)}, in decode {seconds(tpots[1])}: "
         f"{significant(tpots[1] / per_token)}× as much."
     )
+
+
+def trace_rows(trace: Trace) -> list[dict[str, Any]]:
+    """What went into each step of a traced answer, what came out, and what the cache held then."""
+    return [
+        {
+            "step": step.index,
+            "phase": step.phase,
+            "input shape": str(tuple(step.input_shape)),
+            "gives token": step.index + 1,
+            "tokens in the cache after it": step.cache_length,
+        }
+        for step in trace.steps
+    ]
 
 
 def show_map(reading: Reading) -> None:

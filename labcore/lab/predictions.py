@@ -45,6 +45,9 @@ class Prediction:
         results.record("predictions", self.id, locked=True, locked_at=now())
         results.save()
 
+    def _ipython_display_(self) -> None:
+        """Shown when it was asked; as the last value of a cell it is not repeated."""
+
     def _allowed(self, value: float | str) -> float | str:
         if self.options:
             if value not in self.options:

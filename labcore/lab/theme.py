@@ -7,6 +7,9 @@ kinds of colour blindness mix up; the marker shape carries the same difference o
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import plotly.graph_objects as go
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -49,6 +52,14 @@ def template() -> go.layout.Template:
 def hatch(shape: str) -> dict[str, object]:
     """A bar's pattern: light lines over its own colour, so that both carry the difference."""
     return {"shape": shape, "fillmode": "overlay", "fgcolor": CARD, "solidity": 0.2}
+
+
+def log_ticks(values: Iterable[float]) -> dict[str, object]:
+    """Settings of a logarithmic axis over `values`, labelled at 1, 2, 5, 10, 20 … as plain numbers."""
+    known = [value for value in values if value > 0 and math.isfinite(value)]
+    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
+    marks = [digit * 10.0**power for power in range(low, high + 1) for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": marks, "ticktext": [f"{mark:,g}" for mark in marks]}
 
 
 def figure(title: str, *, x: str = "", y: str = "", height: int = HEIGHT) -> go.Figure:

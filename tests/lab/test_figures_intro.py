@@ -7,6 +7,7 @@ import math
 import plotly.io
 import pytest
 
+import labcore
 from labcore import catalog, lab
 from labcore.errors import LessonError
 from labcore.lab import introduction, live, theme
@@ -169,3 +170,16 @@ def test_a_figure_is_published_as_data_with_a_plain_text_form(monkeypatch: pytes
     bundle = figure_bundle(intro.step_times(reading()))
     assert bundle["text/plain"].startswith("[figure] Every step")
     assert "application/vnd.plotly.v1+json" in bundle
+
+
+def test_a_log_axis_is_labelled_with_plain_numbers() -> None:
+    ticks = theme.log_ticks([3.0, 70.0, float("nan")])
+    assert ticks["type"] == "log"
+    assert ticks["ticktext"] == ["1", "2", "5", "10", "20", "50", "100", "200", "500"]
+
+
+def test_trace_rows_follow_the_engine(session: Session) -> None:
+    out = labcore.generate(session.model, [1, 2, 3], max_new_tokens=3, ignore_eos=True, trace=True)
+    rows = introduction.trace_rows(out.trace)
+    assert [row["input shape"] for row in rows] == ["(1, 3)", "(1, 1)", "(1, 1)"]
+    assert [row["tokens in the cache after it"] for row in rows] == [3, 4, 5]

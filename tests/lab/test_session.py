@@ -10,7 +10,8 @@ import pytest
 
 from labcore import lab, model
 from labcore.errors import LessonError, PromptError
-from labcore.lab import display, results, session as sessions, tables, units
+from labcore.lab import display, results, tables, units
+from labcore.lab import session as sessions
 from labcore.lab.results import Results
 from labcore.lab.session import Session
 from tests.lab.conftest import tiny_model

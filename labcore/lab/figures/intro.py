@@ -63,7 +63,7 @@ def two_clocks(readings: Sequence[Reading], guess: float | None = None) -> go.Fi
     if guess is not None:
         made.add_trace(_guess(lengths[-1], guess * (metrics[-1].tpot_s or NAN) * 1e3, f"{guess:g} × TPOT"))
     made.update_xaxes(type="log", tickvals=lengths, ticktext=[str(length) for length in lengths])
-    made.update_yaxes(type="log", dtick=1)
+    made.update_yaxes(**theme.log_ticks([v for trace in made.data for v in trace.y]))
     return made
 
 
@@ -92,15 +92,18 @@ def batch_gain(
         made.add_trace(_guess(batches[-1], guess * total[0], f"{guess:g}×"), row=1, col=1)
     ticks = {"type": "log", "tickvals": list(batches), "ticktext": [str(batch) for batch in batches]}
     made.update_xaxes(title_text="batch (sequences)", **ticks)
-    made.update_yaxes(title_text="all users: throughput (tok/s)", type="log", dtick=1, row=1, col=1)
+    made.update_yaxes(
+        title_text="all users: throughput (tok/s)", row=1, col=1, **theme.log_ticks(perfect + total)
+    )
     made.update_yaxes(title_text="each user: TPOT (ms)", rangemode="tozero", row=1, col=2)
     return made
 
 
 def napkin(plan: Napkin, title: str) -> go.Figure:
     """A deployment's memory against what there is, and where the time of a decode step goes."""
-    made = make_subplots(2, 1, vertical_spacing=0.46)
-    made.update_layout(template=theme.template(), height=430, title_text=title, barmode="stack")
+    made = make_subplots(2, 1, vertical_spacing=0.42)
+    made.update_layout(template=theme.template(), height=410, title_text=title, barmode="stack")
+    made.update_layout(legend_traceorder="normal")
     terms, waits = plan.terms, plan.terms.compute_s <= plan.terms.weights_s
     # Arithmetic runs while the weights arrive, or the other way round: the longer of the two is shown.
     for row, name, value, color, pattern, legend in (
@@ -113,7 +116,7 @@ def napkin(plan: Napkin, title: str) -> go.Figure:
         marker = {"color": color, "pattern": theme.hatch(pattern)}
         bar = go.Bar(x=[value], y=[""], orientation="h", name=name, marker=marker, showlegend=legend)
         made.add_trace(bar, row=row, col=1)
-    limit = {"color": theme.VERMILLION, "width": 3, "dash": "dash"}
+    limit = {"color": theme.INK, "width": 3, "dash": "dash"}
     made.add_vline(plan.memory_bytes / 1e9, line=limit, row=1, col=1)
     made.update_xaxes(title_text=_memory_title(plan), rangemode="tozero", row=1, col=1)
     step = f"time of a decode step at the roofs (ms): {seconds(plan.tpot_s)}"

@@ -78,9 +78,10 @@ def sentence(plan: Napkin, title: str) -> str:
         room = f"at most {plan.max_batch:,} of them would fit" if plan.max_batch else "not even one would fit"
         return f"{title}: no room for {load}, {gigabytes(-plan.free_bytes)} are missing; {room}."
     price = f", ${significant(plan.usd_per_million)} per million tokens" if plan.usd_per_million else ""
+    waits_for = "arithmetic" if plan.bound == "compute" else "memory"
     return (
         f"{title}: room for {load}. At best: TPOT {seconds(plan.tpot_s)}, "
-        f"{significant(plan.tokens_per_s)} tok/s together{price}. A step waits for {'arithmetic' if plan.bound == 'compute' else 'memory'}."
+        f"{significant(plan.tokens_per_s)} tok/s together{price}. A step waits for {waits_for}."
     )
 
 

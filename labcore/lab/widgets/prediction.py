@@ -61,6 +61,6 @@ def _answer(asked: Prediction) -> widgets.ValueWidget:
 def _state(asked: Prediction) -> Bundle:
     label = f"Predict {asked.id}."
     if asked.locked:
-        return note_bundle(f"{asked.question}\n🔒 Locked: {asked.text}.", "note", label)
+        return note_bundle(f"{asked.question}\nLocked: {asked.text}.", "note", label)
     text = f"{asked.question}\nNothing locked yet; as it stands, {asked.text} is scored."
     return note_bundle(text, "quiet", label)
