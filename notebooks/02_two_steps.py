@@ -94,8 +94,8 @@ lab.debugger(model, out.trace)
 # never fed to anything. The table says what a pass costs: compare FLOP per byte of the prefill with that of
 # a decode step. Both read every weight; only one of them has much to do with it.
 #
-# Then look for a head that always looks at the position before it, and for one that hardly looks away from
-# the first token. Models of every size have both.
+# Then go through the heads: some look at the position before, some hardly look away from the first token,
+# some search the text for what followed the last time.
 #
 # The bookkeeping does not depend on what the model knows. For any prompt of 8 tokens and 3 new ones:
 
@@ -174,9 +174,8 @@ lab.show(lab.phase_shares(reading, writing), lab.phases_finding(reading, writing
 # %% [markdown]
 # **Explain.** The sentence above is the whole point: as many positions, the same weights, about as many FLOPs,
 # and two very different times. Prefill reads a weight once and uses it for every
-# position of the prompt; decode reads it again for every token. Time above the band is neither arithmetic
-# nor traffic but the fixed cost of starting some hundred small operations; a small model on a fast machine
-# has a lot of it (lesson 5 takes it apart).
+# position of the prompt; decode reads it again for every token. What lies above
+# the band is neither arithmetic nor traffic; lesson 5 finds out what it is.
 #
 # Move the controls. Each picture is computed, from the cost model and a machine's two roofs: a pass over few
 # tokens waits for bytes, one over many for arithmetic. Follow the crossing from this lesson's model to
@@ -302,7 +301,7 @@ def positions(p, n, cached):
 lab.check("02.4", positions)
 
 # %% [markdown]
-# **Hunt 02.B** · 6 min. A cache has to say *where* in the text the next token stands. This is
+# **Hunt 02.A** · 6 min. A cache has to say *where* in the text the next token stands. This is
 # `KVCache.begin` with one bug in it: no error, no strange shapes, and text that looks almost right. The
 # check compares its logits with one pass over everything. Run the cell, read the positions, mend it.
 
@@ -310,7 +309,7 @@ lab.check("02.4", positions)
 from torch import Tensor
 
 
-@lab.hunt("02.B")
+@lab.hunt("02.A")
 def begin(self, n: int) -> Tensor:
     """Positions (B or 1, n) of the next n tokens. Raises CacheFull, with nothing changed."""
     if self.capacity is not None and self._length + n > self.capacity:
@@ -424,7 +423,7 @@ def nucleus(logits, temperature, p):
 lab.check("02.5", nucleus)
 
 # %% [markdown]
-# **Hunt 02.A** · 6 min. The engine's `process_logits` with one bug: users say that text is oddly tame at high
+# **Hunt 02.B** · 6 min. The engine's `process_logits` with one bug: users say that text is oddly tame at high
 # temperature, and oddly wild at low. Run the cell, read which cut fails, mend it. (llama.cpp's default chain
 # works in this order on purpose. Here the settings promise the order of vLLM and transformers, so it is a bug.)
 
@@ -433,7 +432,7 @@ from labcore.generation import SamplingParams
 from torch import Tensor
 
 
-@lab.hunt("02.A")
+@lab.hunt("02.B")
 def process_logits(logits: Tensor, params: SamplingParams, history: Tensor | None = None) -> Tensor:
     """Logits as the draw sees them: (B, vocab) fp32 -> (B, vocab), -inf where a token is cut."""
     if params.repetition_penalty != 1.0 and history is not None:

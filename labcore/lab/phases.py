@@ -6,6 +6,7 @@ Positions and shapes are counted from real traces; times are medians over repeat
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,13 @@ from tqdm import tqdm
 from labcore.errors import LessonError
 from labcore.generation import Trace, TraceStep, decode_step, prefill
 from labcore.generation.api import generate, stream
-from labcore.lab.sweeps import Point, Roof, Work, new_cache, random_tokens, roof_of
+from labcore.lab.sweeps import Point, Work, new_cache, random_tokens, roof_of
 from labcore.lab.units import seconds as as_time
 from labcore.lab.units import si, significant
 from labcore.model import Model
 from labcore.perf.costs import positions_processed, step_costs
 from labcore.perf.roofline import Roofs
-from labcore.perf.timing import MIN_REPEATS, Timing, measure, summarize
+from labcore.perf.timing import MIN_REPEATS, Timing, summarize, synchronize
 
 CACHED, UNCACHED = "contiguous", "none"
 
@@ -218,14 +219,19 @@ def same_work(
         ("decode, cache off", UNCACHED, 0),
         ("decode, cache on", CACHED, length - 1),
     )
-    return [_one_way(model, name, known, kind, held, roof, repeats) for name, kind, held in ways]
+    runs = [_way(model, name, known, kind, held) for name, kind, held in ways]
+    timings = _in_turns(runs, max(repeats, MIN_REPEATS), model.device)
+    points = []
+    for (name, kind, held), timing in zip(ways, timings, strict=True):
+        new, cached = length - held, kind != UNCACHED
+        work = Work.of(step_costs(model.config, 1, length, new, dtype=model.dtype, cached=cached))
+        points.append(PhasePoint(name, (1, new), Point(length, timing, work, roof)))
+    return points
 
 
-def _one_way(
-    model: Model, name: str, known: torch.Tensor, kind: str, held: int, roof: Roof, repeats: int
-) -> PhasePoint:
-    length = known.shape[1]
-    cache = new_cache(model, kind, length)
+def _way(model: Model, name: str, known: torch.Tensor, kind: str, held: int) -> Callable[[], Any]:
+    """The step itself, over a cache that holds the first `held` tokens each time it starts."""
+    cache = new_cache(model, kind, known.shape[1])
     if held:
         prefill(model, known[:, :held], cache)
     step: Callable[..., Any] = prefill if name == "prefill" else decode_step
@@ -234,11 +240,22 @@ def _one_way(
         cache.truncate(min(held, cache.length))
         return step(model, known, cache)
 
-    timing = measure(run, warmup=2, repeats=max(repeats, MIN_REPEATS), device=model.device)
-    work = Work.of(
-        step_costs(model.config, 1, length, length - held, dtype=model.dtype, cached=kind != UNCACHED)
-    )
-    return PhasePoint(name, (1, length - held), Point(length, timing, work, roof))
+    return run
+
+
+def _in_turns(runs: Sequence[Callable[[], Any]], repeats: int, device: torch.device) -> list[Timing]:
+    """Time several things in turns, so that a disturbance meets all of them; two rounds warm up."""
+    rounds = [[measure_once(run, device) for run in runs] for _ in range(repeats + 2)][2:]
+    return [summarize(list(samples)) for samples in zip(*rounds, strict=True)]
+
+
+def measure_once(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, the device waited for before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def same_work_finding(points: Sequence[PhasePoint]) -> str:

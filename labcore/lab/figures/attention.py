@@ -27,16 +27,15 @@ def attention_grid(weights: Tensor, context: int) -> Tensor:
 
 
 def attention_trace(weights: Tensor, tokens: Sequence[str]) -> go.Heatmap:
-    """A heatmap of `attention_grid`; hovering names the two tokens. tokens: text of each position."""
+    """A heatmap of `attention_grid`; tokens: text of each position."""
     context = len(tokens)
     return go.Heatmap(
         z=attention_grid(weights, context).tolist(),
-        customdata=[[f"{query} → {key}" for key in tokens] for query in tokens],
         colorscale=[list(stop) for stop in SCALE],
         zmin=0.0,
         zmax=1.0,
-        hovertemplate="%{customdata}<br>query at %{y}, key at %{x}<br>weight %{z:.3f}<extra></extra>",
-        colorbar={"title": {"text": "weight", "side": "right"}, "thickness": 10, "len": 0.9},
+        hovertemplate="query %{y}, key %{x}<br>weight %{z:.3f}<extra></extra>",
+        colorbar={"title": {"text": "weight", "side": "right"}, "thickness": 10, "len": 0.62, "y": 0.7},
         hoverongaps=False,
     )
 

@@ -102,14 +102,32 @@ def crossing_figure(crossing: Crossing, title: str) -> go.Figure:
             marker={"symbol": symbol, "size": 7},
         )
     if crossing.at is not None:
-        made.add_vline(
-            x=crossing.at,
-            line={"color": theme.BLACK, "dash": "dash", "width": 1},
-            annotation_text=f"{significant(crossing.at)} tokens",
-        )
+        _mark(made, crossing.at, bound, crossing.lengths)
     made.update_xaxes(type="log", tickvals=crossing.lengths, ticktext=[f"{n:,}" for n in crossing.lengths])
     made.update_yaxes(type="log", dtick=1, exponentformat="none")
     return made
+
+
+def _mark(made: go.Figure, at: float, bound: Sequence[float], lengths: Sequence[int]) -> None:
+    """A star where the lines cross, between two computed lengths."""
+    right = next(i for i, n in enumerate(lengths) if n >= at)
+    left = max(right - 1, 0)
+    share = (at - lengths[left]) / max(lengths[right] - lengths[left], 1)
+    height = bound[left] + share * (bound[right] - bound[left])
+    made.add_scatter(
+        x=[at],
+        y=[height * 1e3],
+        mode="markers+text",
+        name="they cross",
+        text=[f"{significant(at)} tokens"],
+        textposition="top left",
+        marker={
+            "symbol": "star",
+            "size": 16,
+            "color": theme.ORANGE,
+            "line": {"color": theme.BLACK, "width": 1},
+        },
+    )
 
 
 def crossing_finding(crossing: Crossing, title: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from labcore.generation import SamplingParams, Trace, TraceStep, process_logits
 from labcore.lab import theme
+from labcore.lab.figures.two_steps import quoted
 from labcore.lab.units import significant
 
 
@@ -97,17 +98,6 @@ def ranking_figure(ranking: Ranking, title: str) -> go.Figure:
     made = theme.figure(title, x="probability (%)", height=120 + 34 * len(ranking.texts))
     places = list(range(len(ranking.texts)))[::-1]  # best on top
     made.add_bar(
-        x=[value * 100 for value in ranking.before],
-        y=places,
-        orientation="h",
-        name="before: the model's own (temperature 1)",
-        marker={
-            "color": theme.GREY,
-            "pattern": {"shape": ["" if kept else "x" for kept in ranking.kept], "solidity": 0.45},
-        },
-        hovertemplate="before: %{x:.2f} %<extra></extra>",
-    )
-    made.add_bar(
         x=[value * 100 for value in ranking.after],
         y=places,
         orientation="h",
@@ -120,16 +110,27 @@ def ranking_figure(ranking: Ranking, title: str) -> go.Figure:
         cliponaxis=False,
         hovertemplate="after: %{x:.2f} %<extra></extra>",
     )
+    made.add_bar(
+        x=[value * 100 for value in ranking.before],
+        y=places,
+        orientation="h",
+        name="before: the model's own (temperature 1)",
+        marker={
+            "color": theme.GREY,
+            "pattern": {"shape": ["" if kept else "x" for kept in ranking.kept], "solidity": 0.45},
+        },
+        hovertemplate="before: %{x:.2f} %<extra></extra>",
+    )
     largest = max((*ranking.before, *ranking.after))
     made.update_xaxes(range=[0, min(largest * 118, 112)])
     made.update_yaxes(tickvals=places, ticktext=_labels(ranking), ticks="", showgrid=False)
-    made.update_layout(barmode="group", bargap=0.25, legend={"traceorder": "normal"})
+    made.update_layout(barmode="group", bargap=0.25, legend={"traceorder": "reversed"})
     return made
 
 
 def _labels(ranking: Ranking) -> list[str]:
     marks = zip(ranking.texts, ranking.penalised, strict=True)
-    return [f"‘{text}’" + (" ↻" if seen else "") for text, seen in marks]
+    return [quoted(text) + (" ↻" if seen else "") for text, seen in marks]
 
 
 def ranking_finding(ranking: Ranking, params: SamplingParams) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from plotly.subplots import make_subplots
 from labcore.lab import theme
 from labcore.lab.phases import CACHED, UNCACHED, CacheRuns, PhasePoint
 from labcore.lab.sweeps import Sweep
+from labcore.perf.timing import Timing
 
 PREFILL, DECODE = theme.VERMILLION, theme.BLUE
 
@@ -56,7 +58,7 @@ def _add_measured(made: go.Figure, sweep: Sweep, color: str, symbol: str, name: 
     made.add_scatter(
         x=[point.length for point in sweep.points],
         y=[point.seconds * 1e3 for point in sweep.points],
-        error_y={"type": "data", "array": [point.timing.spread_s / 2 * 1e3 for point in sweep.points]},
+        error_y=quartiles([point.timing for point in sweep.points]),
         mode="lines+markers",
         name=name,
         marker={"symbol": symbol, "size": 9},
@@ -115,9 +117,20 @@ def _log_axes(made: go.Figure, lengths: Sequence[int]) -> go.Figure:
     return made
 
 
+def quartiles(timings: Sequence[Timing]) -> dict[str, Any]:
+    """Error bars in ms from the median to both quartiles: the middle half of the samples lies between."""
+    cuts = [statistics.quantiles(timing.samples, n=4, method="inclusive") for timing in timings]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [(upper - middle) * 1e3 for _, middle, upper in cuts],
+        "arrayminus": [(middle - lower) * 1e3 for lower, middle, _ in cuts],
+    }
+
+
 def shares_figure(shares: Mapping[str, tuple[float, float]], title: str) -> go.Figure:
     """Bars of (share of the matmul roof, share of the bandwidth roof), one pair a name."""
-    made = theme.figure(title, y="share of this machine's roof (%)", height=340)
+    made = theme.figure(title, y="share of the roof (%)", height=340)
     names = list(shares)
     for i, (roof, color, pattern) in enumerate(
         (("matmul roof (FLOP/s)", theme.PURPLE, "/"), ("bandwidth roof (bytes/s)", theme.GREEN, ""))
@@ -154,7 +167,7 @@ def same_work_figure(points: Sequence[PhasePoint]) -> go.Figure:
     made.add_bar(
         x=[f"{way.name}<br>input {way.shape}" for way in points],
         y=[way.point.seconds * 1e3 for way in points],
-        error_y={"type": "data", "array": [way.point.timing.spread_s / 2 * 1e3 for way in points]},
+        error_y=quartiles([way.point.timing for way in points]),
         text=[f"{way.point.work.flops / 1e6:,.0f} MFLOP" for way in points],
         textposition="inside",
         insidetextanchor="middle",
@@ -184,12 +197,7 @@ def caches_figure(runs: CacheRuns) -> go.Figure:
         made.add_scatter(
             x=steps,
             y=[timing.median_s * 1e3 for timing in times],
-            error_y={
-                "type": "data",
-                "array": [t.spread_s / 2 * 1e3 for t in times],
-                "thickness": 0.8,
-                "width": 0,
-            },
+            error_y={**quartiles(times), "thickness": 0.8, "width": 0},
             showlegend=False,
             **style,
             row=1,

@@ -107,6 +107,10 @@ def _lay_out(made: go.Figure, step: TraceStep, tokens: Sequence[str]) -> None:
 
 
 def quoted(text: str) -> str:
-    """A token in quotation marks, so that a leading space shows; HTML-safe for plotly's labels."""
-    safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return f"‘{safe}’"
+    """A token in quotation marks, so that where it ends can be seen; safe for plotly's labels."""
+    return f"‘{safe(text)}’"
+
+
+def safe(text: str) -> str:
+    """Text for a label: plotly reads labels as a kind of HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -25,7 +25,7 @@ __all__ = ["CacheFull", "Tensor", "begin"]
 
 
 @planted(
-    "02.A",
+    "02.B",
     title="Text that wanders at high temperature, and one that does not",
     target="labcore.generation.sampling:process_logits",
     bug=(
@@ -81,7 +81,7 @@ def _nucleus_fault(suspect: Callable[..., Any], logits: Tensor, temperature: flo
 
 
 @planted(
-    "02.B",
+    "02.A",
     title="The answer that is almost right",
     target="labcore.lab.hunts.lesson02:begin",
     bug=(

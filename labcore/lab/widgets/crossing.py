@@ -16,20 +16,23 @@ from labcore.perf.predict import Machine, machine_from_gpu
 PRECISIONS = ("float32", "float16", "int8")
 
 
-def crossing_explorer(session: Session) -> Explorer:
+def crossing_explorer(session: Session) -> None:
     """Show it for this session's model on this machine; shape, machine and precision can be moved."""
+    make(session).show()
+
+
+def make(session: Session) -> Explorer:
+    """The explorer, not placed yet."""
     own = f"{session.model.name} (this lesson's)"
     shapes = {own: session.model.config}
     shapes |= {name: catalog.architecture(name) for name in catalog.architectures()}
     dtype = str(session.model.dtype).removeprefix("torch.")
-    made = Explorer(
+    return Explorer(
         partial(crossing_view, session.machine, shapes),
         shape=choice("Model shape", list(shapes), own),
         machine=choice("Machine", machine_names(session), THIS_MACHINE),
         precision=choice("Weights stored as", sorted({*PRECISIONS, dtype}), dtype),
     )
-    made.show()
-    return made
 
 
 def crossing_view(

@@ -5,6 +5,7 @@ Everything shown is read from the trace. The functions are pure; the widget only
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from statistics import median
@@ -14,12 +15,13 @@ from labcore.errors import LessonError
 from labcore.generation import Trace, TraceStep
 from labcore.lab.display import Bundle, Region, html_bundle
 from labcore.lab.figures.attention import strongest
-from labcore.lab.figures.two_steps import quoted, step_figure
+from labcore.lab.figures.two_steps import safe, step_figure
 from labcore.lab.units import seconds, si, significant
 from labcore.lab.widgets.common import Explorer, View, choice, stepper
 from labcore.model import Model
 
 Head = tuple[int, int]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _CARD = "background:#FCFCFA;color:#2B2B2B;padding:8px 10px;line-height:2.0;border:1px solid #E4E4E0"
 _CHIP = "display:inline-block;padding:0 3px;margin:0 1px;border-radius:3px;line-height:1.5;"
@@ -39,8 +41,9 @@ _LEGEND = {
 class Debugger(Explorer):
     """Steps of a trace behind Previous, Next and a slider; a second control chooses the attention head."""
 
-    def __init__(self, model: Model, trace: Trace, step: int = 0, head: Head | None = None) -> None:
+    def __init__(self, model: Model, trace: Trace | None, step: int = 0, head: Head | None = None) -> None:
         heads = recorded_heads(trace)
+        assert trace is not None  # or recorded_heads would have raised
         if head is not None and head not in heads:
             raise LessonError(
                 f"Head {head} was not recorded; the trace has {', '.join(map(str, heads[:8]))}."
@@ -62,14 +65,12 @@ class Debugger(Explorer):
         super().draw()
 
 
-def debugger(model: Model, trace: Trace, *, step: int = 0, head: Head | None = None) -> Debugger:
+def debugger(model: Model, trace: Trace | None, *, step: int = 0, head: Head | None = None) -> None:
     """Walk through a trace recorded with `TraceOptions(attention=...)`.
 
     Raises LessonError when no attention was recorded, or for a step or head that is not in the trace.
     """
-    made = Debugger(model, trace, step, head)
-    made.show()
-    return made
+    Debugger(model, trace, step, head).show()
 
 
 def recorded_heads(trace: Trace | None) -> list[Head]:
@@ -90,7 +91,12 @@ def visible(model: Model, tokens: Sequence[int]) -> list[str]:
     """Each token's text with its spaces made visible; the id where there is no tokenizer."""
     if model.tokenizer is None:
         return [str(token) for token in tokens]
-    return [model.tokenizer.token_text(token) for token in tokens]
+    return [_CONTROL.sub(_named, model.tokenizer.token_text(token)) for token in tokens]
+
+
+def _named(control: re.Match[str]) -> str:
+    """A control character as its byte: pictures and pages must not contain it as it is."""
+    return f"<0x{ord(control[0]):02X}>"
 
 
 def token_strip(model: Model, trace: Trace, index: int) -> Bundle:
@@ -115,7 +121,7 @@ def _chip(kind: str, text: str) -> str:
 
 def step_view(model: Model, trace: Trace, index: int, head: Head) -> View:
     """Figure, finding and exact numbers of one step under one head."""
-    tokens = [quoted(text)[1:-1] for text in visible(model, sequence(trace, index))]
+    tokens = [safe(text) for text in visible(model, sequence(trace, index))]
     return View(
         step_figure(trace, index, head, tokens), finding(model, trace, index, head), rows(trace, index)
     )

@@ -7,6 +7,7 @@ from functools import partial
 from labcore.errors import LessonError
 from labcore.generation import SamplingParams, Trace
 from labcore.lab.figures.sampling import rank, ranking_figure, ranking_finding
+from labcore.lab.figures.two_steps import safe
 from labcore.lab.widgets.common import Explorer, View, slider
 from labcore.lab.widgets.debugger import sequence, visible
 from labcore.model import Model
@@ -45,34 +46,39 @@ def sampling_view(
     """Before and after for the `shown` likeliest tokens of a step, under these settings."""
     params, recorded = params_of(temperature, cut, penalty), trace.steps[step]
     tokens = recorded.logits.topk(min(shown, len(recorded.logits))).indices.tolist()
-    texts = [text.replace("<", "&lt;") for text in visible(model, tokens)]
+    texts = visible(model, tokens)
     ranking = rank(recorded.logits, params, texts, tokens, sequence(trace, step))
-    before = "".join(visible(model, sequence(trace, step))[-8:]).replace("<", "&lt;")
+    before = safe("".join(visible(model, sequence(trace, step))[-8:]))
     title = f"Step {step}, after “…{before}” · ↻ marks tokens already in the text"
     return View(ranking_figure(ranking, title), ranking_finding(ranking, params), ranking.rows())
 
 
 def sampling_explorer(
     model: Model,
-    trace: Trace,
+    trace: Trace | None,
     *,
     step: int = 0,
     shown: int = 12,
     temperature: float = 1.0,
     cut: Cut = ("top_p", 0.9),
     penalty: float = 1.0,
-) -> Explorer:
+) -> None:
     """Re-rank the recorded logits of `step` live. Raises LessonError for a step that was not recorded."""
+    make(model, trace, step, shown, temperature, cut, penalty).show()
+
+
+def make(
+    model: Model, trace: Trace | None, step: int, shown: int, temperature: float, cut: Cut, penalty: float
+) -> Explorer:
+    """The explorer, not placed yet."""
     if trace is None or not 0 <= step < len(trace.steps):
         held = 0 if trace is None else len(trace.steps)
         raise LessonError(
             f"Step {step} is not among the {held} recorded; generate with trace=True and choose one."
         )
-    made = Explorer(
+    return Explorer(
         partial(sampling_view, model, trace, step, shown),
         temperature=slider("Temperature", TEMPERATURES, temperature),
         cut=slider("Cut", CUTS, cut, cut_name),
         penalty=slider("Repetition penalty", PENALTIES, penalty),
     )
-    made.show()
-    return made
