@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from labcore.errors import DeviceError, OutOfMemory
 from labcore.perf.machine import available_memory, resolve_device
 
-__all__ = ["DTYPES", "ensure_fits", "resolve_device", "resolve_dtype"]
+__all__ = ["DTYPES", "allocate", "ensure_fits", "resolve_device", "resolve_dtype"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -50,3 +51,14 @@ def ensure_fits(numbers: int, dtype: torch.dtype, device: torch.device, name: st
             f"{needed / 1e9:.3g} GB and {device} has {free / 1e9:.3g} GB free; "
             f"{narrower}take a smaller model or another device."
         )
+
+
+def allocate(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Memory, unset. Raises OutOfMemory where another program took, meanwhile, what was counted as free."""
+    try:
+        return torch.empty(shape, device=device, dtype=dtype)
+    except RuntimeError as error:  # CUDA's OutOfMemoryError is one, the CPU allocator's complaint too
+        raise OutOfMemory(
+            f"{device} gave out while taking memory for weights {list(shape)}, with "
+            f"{available_memory(device) / 1e9:.3g} GB free; close other programs that use it and try again."
+        ) from error

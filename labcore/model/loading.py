@@ -27,7 +27,7 @@ from labcore.config import ModelConfig
 from labcore.errors import CheckpointError, ConfigError
 from labcore.model import hub, weights
 from labcore.model.checkpoint import Checkpoint
-from labcore.model.device import ensure_fits, resolve_device, resolve_dtype
+from labcore.model.device import allocate, ensure_fits, resolve_device, resolve_dtype
 from labcore.model.transformer import Transformer
 from labcore.tokenizer import Tokenizer
 
@@ -181,8 +181,8 @@ def _materialise(transformer: Transformer, device: torch.device, dtype: torch.dt
     """Give a skeleton memory, unset, without the initialisation that would be overwritten at once."""
     for name, shape in [(name, tensor.shape) for name, tensor in weights.parameters_of(transformer).items()]:
         module, _, leaf = name.rpartition(".")
-        memory = torch.empty(shape, device=device, dtype=dtype)
-        setattr(transformer.get_submodule(module), leaf, nn.Parameter(memory, requires_grad=False))
+        memory = nn.Parameter(allocate(shape, device, dtype), requires_grad=False)
+        setattr(transformer.get_submodule(module), leaf, memory)
     transformer.tie()
     transformer.reset_rope()
 

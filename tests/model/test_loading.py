@@ -178,6 +178,14 @@ class TestMemory:
         assert labcore.load(folder, device="cpu", dtype="bfloat16").num_parameters == numbers
         assert len(allocations) == 1
 
+    def test_memory_that_goes_while_it_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def exhausted(*args: Any, **kwargs: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        monkeypatch.setattr(torch, "empty", exhausted)
+        with pytest.raises(OutOfMemory, match=r"cpu gave out while taking memory for weights \[320, 64\]"):
+            placing.allocate(torch.Size([320, 64]), torch.device("cpu"), torch.float32)
+
     def test_a_shape_that_no_machine_here_holds(self) -> None:
         with pytest.raises(OutOfMemory, match=r"70\.6 billion weights of shape:\S+ in float32 need 282 GB"):
             labcore.load("shape:llama-3.1-70b", device="cpu", dtype="float32")
