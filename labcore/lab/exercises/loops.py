@@ -77,11 +77,13 @@ def _judge_loop(answer: Any, seed: int, prompt: int, new: int) -> str | None:
         hook.remove()
     if given is TODO:
         return None
-    wanted = generate(model, tokens[0].tolist(), max_new_tokens=new, ignore_eos=True).tokens
+    wanted = generate(model, tokens[0].tolist(), max_new_tokens=new + 1, ignore_eos=True).tokens
     return _loop_fault(given, wanted, fed, prompt, new)
 
 
 def _loop_fault(given: Any, wanted: list[int], fed: list[int], prompt: int, new: int) -> str:
+    """The mistake that an answer looks like; `wanted` holds one token more than was asked for."""
+    wanted, shifted = wanted[:new], wanted[1:]
     asked = f"for a prompt of {prompt} and n={new}"
     if not isinstance(given, (list, tuple)) or not all(isinstance(token, int) for token in given):
         return (
@@ -95,6 +97,6 @@ def _loop_fault(given: Any, wanted: list[int], fed: list[int], prompt: int, new:
         return f"{asked} the tokens are right, but it took {len(fed)} forward passes; n tokens need n."
     if list(given) == wanted:
         return f"{asked} the tokens are right, but {sum(fed)} positions were fed; the cache leaves p + n - 1."
-    if list(given)[:-1] == wanted[1:]:
+    if list(given) == shifted:
         return "your first token is the second one: you threw away the one that the prefill's logits give."
     return f"{asked} your tokens are {list(given)[:5]}, and greedy decoding gives {wanted[:5]}."
