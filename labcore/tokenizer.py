@@ -100,16 +100,19 @@ class Tokenizer:
         return piece.encode()  # an added token is spelt in plain text
 
     def token_text(self, token: int) -> str:
-        """One token made visible: spaces as ␣, line ends as ⏎, bytes that are no character as <0xE2>."""
+        """One token made visible: spaces as ␣, line ends as ⏎, bytes that are no character as <0xE2>.
+
+        Characters that do not show appear by number (<0x00>, <U+200D>), an id that no token has as <7>.
+        """
         piece = self.piece(token)
         if piece is None:
             return f"<{token}>"
         if self.byte_level:
             text = self.token_bytes(token).decode("utf-8", errors="backslashreplace")
-            return re.sub(r"\\x([0-9a-f]{2})", lambda m: f"<0x{m[1].upper()}>", text).translate(_VISIBLE)
+            return _show(re.sub(r"\\x([0-9a-f]{2})", lambda m: f"<0x{m[1].upper()}>", text))
         if _BYTE_TOKEN.fullmatch(piece) and int(piece[3:5], 16) < 128:
             piece = chr(int(piece[3:5], 16))
-        return piece.replace("▁", " ").translate(_VISIBLE)
+        return _show(piece.replace("▁", " "))
 
     def stream(self) -> StreamDecoder:
         """A decoder that takes tokens one by one."""
@@ -151,6 +154,14 @@ class StreamDecoder:
         text = self._tokenizer.decode(self._context + self._waiting)
         self._context, self._waiting = self._waiting[-1:], []
         return text[len(known) :]
+
+
+def _show(text: str) -> str:
+    def number(character: str) -> str:
+        code = ord(character)
+        return f"<0x{code:02X}>" if code < 128 else f"<U+{code:04X}>"
+
+    return "".join(c if c.isprintable() else number(c) for c in text.translate(_VISIBLE))
 
 
 def _whole(text: str) -> str:

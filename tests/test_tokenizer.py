@@ -156,11 +156,20 @@ def test_cost_of_a_push_does_not_grow_with_the_text(name: str, monkeypatch: pyte
         ("byte_fallback", "the", ["␣", "t", "h", "e"]),
         ("byte_fallback", "a\nü", ["␣", "a", "⏎", "<0xC3>", "<0xBC>"]),
         ("metaspace", "🙂", ["␣", "🙂"]),
+        ("byte_level", "\x00\x85", ["<0x00>", "<0xC2>", "<0x85>"]),
     ],
 )
 def test_visible_form_of_tokens(name: str, text: str, visible: list[str]) -> None:
     tokenizer = TOKENIZERS[name]
     assert [tokenizer.token_text(token) for token in tokenizer.encode(text)] == visible
+
+
+def test_every_token_shows() -> None:
+    for tokenizer in TOKENIZERS.values():
+        texts = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
+        assert all(text and text.isprintable() for text in texts)
+    ascii_bytes = [TOKENIZERS["byte_fallback"].token_text(3 + byte) for byte in (0x00, 0x7F, 0x41)]
+    assert ascii_bytes == ["<0x00>", "<0x7F>", "A"]
 
 
 def test_visible_form_of_an_id_that_no_token_has() -> None:
