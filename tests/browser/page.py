@@ -78,6 +78,10 @@ class Notebook:
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name).first
 
+    def tab(self, name: str) -> Locator:
+        """The tab of a group of controls."""
+        return self.page.get_by_role("tab", name=name).first
+
     def plots(self) -> int:
         """Plots that are drawn on the page."""
         return self.page.locator(".js-plotly-plot:has(.main-svg)").count()
@@ -91,9 +95,21 @@ class Notebook:
         before = self.seen(cell)
         act()
         handle = cell.element_handle()
-        same = f"([cell, before]) => ({_SEEN})(cell) !== before"
-        self.page.wait_for_function(same, arg=[handle, before], timeout=CHANGED_MS)
+        other = f"([cell, before]) => ({_SEEN})(cell) !== before"
+        self.page.wait_for_function(other, arg=[handle, before], timeout=CHANGED_MS)
+        self._settle(cell)
         return self.seen(cell) != before
+
+    def _settle(self, cell: Locator) -> None:
+        """Wait until the kernel is idle and what the cell shows stands still: it changes in parts."""
+        before = ""
+        for _ in range(CHANGED_MS // 250):
+            self.page.wait_for_function(f"() => {_KERNEL_IDLE}", timeout=CHANGED_MS)
+            now = self.seen(cell)
+            if now == before:
+                return
+            before = now
+            self.page.wait_for_timeout(250)
 
     def move(self, slider: Locator) -> None:
         """One step with the keyboard: to the right, or to the left where the slider stands at its end."""

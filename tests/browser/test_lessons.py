@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +45,8 @@ def test_a_slider_moves_and_its_figure_changes(opened: Opened, number: str) -> N
 
 def test_napkin_simulator_answers_to_the_batch(opened: Opened, root: Path) -> None:
     notebook = opened("01")
-    slider = notebook.slider(re.compile("batch", re.IGNORECASE))
+    notebook.tab("Its load").click()
+    slider = notebook.slider("Batch (sequences)")
     cell = notebook.cell_of(slider)
     assert notebook.changes(cell, lambda: notebook.move(slider))
     _keep(notebook, cell, root, "lesson-01-napkin")
