@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from data.story.lists import make_list
 from data.story.questions import Document, make_document
 from data.story.tokens import BOS, EOS, load_tokenizer
 
@@ -21,7 +22,9 @@ BUCKETS = (64, 128, 256, 512)
 ANSWER_WEIGHT = 10
 # The second part of a name that was told before: as good a lesson in recall as an answer, and more common.
 NAME_WEIGHT = 5
-DENSE_SHARE = 0.5
+DENSE_SHARE = 0.4
+LIST_SHARE = 0.4
+LIST_LENGTH = 120  # tokens, at most
 _CHUNK_ROWS = 2048
 
 
@@ -29,7 +32,9 @@ def encode(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[in
     """(token ids with bos and eos, loss weight of each token): an answer's token weighs tenfold."""
     encoding = tokenizer.encode(document.text, add_special_tokens=False)
     weights = [1] * len(encoding.ids)
-    for end in _names_again(document):
+    for _, end in document.retold:
+        weights[encoding.char_to_token(end - 1)] = ANSWER_WEIGHT
+    for end in _names_again(document) if not document.retold else ():
         weights[encoding.char_to_token(end - 1)] = NAME_WEIGHT
     for recall in document.recalls:
         for token in range(encoding.char_to_token(recall.start), encoding.char_to_token(recall.end - 1) + 1):
@@ -45,6 +50,14 @@ def _names_again(document: Document) -> list[int]:
     return [found.end() for places in again for found in places]
 
 
+def _draw(rng: Random, seed: str, length: int) -> Document:
+    """A list (only short ones), a dense story or an ordinary one."""
+    kind = rng.random()
+    if length < LIST_LENGTH and kind < LIST_SHARE:
+        return make_list(seed, length)
+    return make_document(seed, length, dense=kind > 1 - DENSE_SHARE)
+
+
 def make_rows(tokenizer: Tokenizer, bucket: int, rows: int, seed: str) -> NDArray[np.uint16]:
     """(2, rows, bucket): token ids and their loss weights (0: padding). A pure function of its arguments."""
     out = np.zeros((2, rows, bucket), dtype=np.uint16)
@@ -53,8 +66,7 @@ def make_rows(tokenizer: Tokenizer, bucket: int, rows: int, seed: str) -> NDArra
     while row < rows:
         attempt += 1
         length = rng.randint(bucket * 55 // 100, bucket * 92 // 100)
-        dense = rng.random() < DENSE_SHARE
-        ids, weights = encode(make_document(f"{seed}/{attempt}", length, dense=dense), tokenizer)
+        ids, weights = encode(_draw(rng, f"{seed}/{attempt}", length), tokenizer)
         if len(ids) <= bucket:
             out[0, row, : len(ids)], out[1, row, : len(ids)] = ids, weights
             row += 1

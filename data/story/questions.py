@@ -57,14 +57,18 @@ class Recall:
 
 @dataclass(frozen=True)
 class Document:
-    """A story with its questions. `events`: (end of the telling sentence in the text, event)."""
+    """A text with its questions.
+
+    events: (end of the telling sentence in the text, event). retold: (start, end) of words that repeat one.
+    """
 
     text: str
     recalls: tuple[Recall, ...]
     events: tuple[tuple[int, Event], ...]
+    retold: tuple[tuple[int, int], ...] = ()
 
 
-class _Writer:
+class Writer:
     """Puts sentences and questions into one text and keeps the positions."""
 
     def __init__(self, rng: Random) -> None:
@@ -72,12 +76,26 @@ class _Writer:
         self.text = ""
         self.recalls: list[Recall] = []
         self.events: list[tuple[int, Event]] = []
+        self.retold: list[tuple[int, int]] = []
         self._asked: set[tuple[str, str, str]] = set()
 
     def sentence(self, sentence: Sentence, opens: bool) -> None:
         gap = "" if not self.text else "\n" if opens else " "
         self.text += gap + sentence.text
         self.events.extend((len(self.text), event) for event in sentence.events)
+
+    def retell(self, frame: str, parts: list[tuple[str, str]]) -> None:
+        """A sentence that repeats facts: `frame` around a list of (phrase, its last word: the fact)."""
+        before, after = frame.split("{}")
+        self.text += f" {before}"
+        for number, (phrase, word) in enumerate(parts):
+            self.text += ("" if not number else " and " if number == len(parts) - 1 else ", ") + phrase
+            self.retold.append((len(self.text) - len(word), len(self.text)))
+        self.text += after
+
+    def document(self) -> Document:
+        """What was written."""
+        return Document(self.text, tuple(self.recalls), tuple(self.events), tuple(self.retold))
 
     def question(self) -> bool:
         """Ask something not asked before. False when nothing is left to ask."""
@@ -131,7 +149,7 @@ def make_document(
         questions = 0 if rng.random() < 0.12 and length > 64 else rng.randint((most + 1) // 2, most)
         questions = most if dense else questions
     told = tell(rng, max(18, length - questions * _QUESTION_TOKENS), dense=dense)
-    writer = _Writer(rng)
+    writer = Writer(rng)
     pause = rng.randrange(len(told)) if length >= 160 and questions > 1 and rng.random() < 0.3 else -1
     paused = False
     for number, sentence in enumerate(told):
@@ -142,4 +160,4 @@ def make_document(
     for _ in range(questions):
         if not writer.question():
             break
-    return Document(writer.text, tuple(writer.recalls), tuple(writer.events))
+    return writer.document()
