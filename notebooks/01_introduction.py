@@ -169,7 +169,7 @@ question = f"The prefill of {prompt_lengths[-1]} tokens takes how many times the
 ratio = lab.predict("01.2", question, options=["1×", "3×", "10×", "30×", "100×", "400×"], default="100×")
 
 # %% [markdown]
-# **Run.** Streams of 32 tokens behind longer and longer prompts, five of each (some seconds):
+# **Run.** Streams of 24 tokens behind longer and longer prompts, five of each (some seconds):
 
 # %%
 readings = lab.read_prompts(model, prompt_lengths)

@@ -7,12 +7,15 @@ was exported, or that is read without a kernel, still shows the last figure and 
 
 from __future__ import annotations
 
+import json
+import os
 import uuid
 from collections.abc import Callable
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
+import plotly.io
 from IPython.core.getipython import get_ipython
 from IPython.display import display, update_display
 
@@ -22,6 +25,7 @@ from labcore.lab import tables
 Bundle = dict[str, Any]
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
+_drawing_code_sent = False  # once per kernel, that is per page
 _TONES = {"good": "#009E73", "bad": "#D55E00", "note": "#0072B2", "quiet": "#8A8A8A"}
 
 
@@ -68,9 +72,19 @@ def html_bundle(html: str, text: str) -> Bundle:
 
 
 def figure_bundle(figure: go.Figure) -> Bundle:
-    """A figure for the current plotly renderer, with its title as plain text."""
+    """A figure as data, which JupyterLab draws, with its title as plain text.
+
+    Where PLOTLY_RENDERER names "notebook", the page is for export and has to draw by itself: HTML is added,
+    and to the first figure plotly's 5 MB of code.
+    """
+    global _drawing_code_sent
     title = figure.layout.title.text or "figure"
-    return {**(figure._repr_mimebundle_() or {}), "text/plain": f"[figure] {title}"}
+    bundle = {PLOTLY_MIME: json.loads(figure.to_json()), "text/plain": f"[figure] {title}"}
+    if "notebook" in os.environ.get("PLOTLY_RENDERER", ""):
+        code = not _drawing_code_sent
+        bundle["text/html"] = plotly.io.to_html(figure, full_html=False, include_plotlyjs=code)
+        _drawing_code_sent = True
+    return bundle
 
 
 def note_bundle(text: str, tone: str = "note", label: str = "") -> Bundle:

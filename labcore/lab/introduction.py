@@ -19,7 +19,7 @@ from labcore.perf.predict import Machine, Napkin, ideal_terms, machine_from_gpu
 from labcore.perf.predict import napkin as plan_on_napkin
 from labcore.perf.roofline import Roofs
 
-_PROMPT_LENGTHS = (8, 32, 64, 128, 256, 448)
+_PROMPT_LENGTHS = (8, 32, 128, 256, 448)
 
 
 def show_stream(reading: Reading) -> None:
@@ -57,7 +57,7 @@ def prompt_explorer() -> None:
     Explorer(view, prompt=slider("Prompt (tokens)", lengths, lengths[0])).show()
 
 
-def read_prompts(model: Model, lengths: Sequence[int], new_tokens: int = 32) -> list[Reading]:
+def read_prompts(model: Model, lengths: Sequence[int], new_tokens: int = 24) -> list[Reading]:
     """The median stream of five behind a prompt of each length."""
     return [live.median_reading(model, length, new_tokens) for length in lengths]
 

@@ -150,7 +150,7 @@ class BatchPoint:
 
 
 def sweep_batch(
-    model: Model, batches: Sequence[int], *, prompt_length: int = 16, new_tokens: int = 32, repeats: int = 5
+    model: Model, batches: Sequence[int], *, prompt_length: int = 16, new_tokens: int = 24, repeats: int = 5
 ) -> list[BatchPoint]:
     """Answer that many prompts at once: per batch size one warm-up run, then `repeats`, the median kept."""
     points = []

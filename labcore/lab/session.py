@@ -6,12 +6,10 @@ by `labcore.perf.roofline`, so that a lesson's first text does not wait for them
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import plotly.io
 import torch
 
 import labcore
@@ -98,8 +96,6 @@ def start(
     global _current
     _choose("MODE", mode, MODES)
     _choose("SCALE", scale, (*SCALES, "auto"))
-    if "PLOTLY_RENDERER" not in os.environ:
-        plotly.io.renderers.default = "plotly_mimetype"
     loaded = labcore.load(model, device=device, seed=seed)
     torch.manual_seed(seed)
     if scale == "auto":

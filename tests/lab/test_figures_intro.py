@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 
-import plotly.io
 import pytest
 
 import labcore
 from labcore import catalog, lab
 from labcore.errors import LessonError
-from labcore.lab import introduction, live, theme
-from labcore.lab.display import figure_bundle
+from labcore.lab import display, introduction, live, theme
+from labcore.lab.display import PLOTLY_MIME, figure_bundle
 from labcore.lab.figures import intro, lab_map
 from labcore.lab.live import BatchPoint, Reading, StreamMetrics, stream_metrics
 from labcore.lab.session import Session
@@ -166,10 +166,20 @@ def test_the_napkin_figure_says_when_it_does_not_fit() -> None:
 
 
 def test_a_figure_is_published_as_data_with_a_plain_text_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plotly.io.renderers, "default", "plotly_mimetype")
+    monkeypatch.delenv("PLOTLY_RENDERER", raising=False)
     bundle = figure_bundle(intro.step_times(reading()))
     assert bundle["text/plain"].startswith("[figure] Every step")
-    assert "application/vnd.plotly.v1+json" in bundle
+    assert sorted(bundle) == [PLOTLY_MIME, "text/plain"]
+    assert json.loads(json.dumps(bundle)) == bundle
+
+
+def test_an_exported_page_draws_by_itself_and_carries_the_code_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype+notebook")
+    monkeypatch.setattr(display, "_drawing_code_sent", False)
+    first, second = (figure_bundle(intro.step_times(reading()))["text/html"] for _ in range(2))
+    assert "Plotly.newPlot" in first
+    assert "Plotly.newPlot" in second
+    assert len(first) > 1e6 > len(second)
 
 
 def test_a_log_axis_is_labelled_with_plain_numbers() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import plotly.io
 import pytest
 
 from labcore import lab, model
@@ -28,27 +27,14 @@ def test_start_resolves_and_shows_the_machine(
 ) -> None:
     monkeypatch.setattr(sessions, "_current", None)
     monkeypatch.setattr(sessions, "_known_roofs", lambda device: None)
-    monkeypatch.delenv("PLOTLY_RENDERER", raising=False)
     made = lab.start(str(folder), device="cpu", lesson="01")
     assert lab.current() is made
     assert (made.scale, made.mode, made.device.type) == ("quick", "learner", "cpu")
     assert made.pick(quick=1, full=2) == 1
-    assert plotly.io.renderers.default == "plotly_mimetype"
     line = capsys.readouterr().out
     assert "roofs: not measured yet" in line
     assert f"torch {made.results.machine['torch_version']}" in line
     assert "float32" in line
-
-
-def test_a_renderer_that_was_asked_for_stays(
-    folder: Path, results_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sessions, "_current", None)
-    monkeypatch.setattr(sessions, "_known_roofs", lambda device: None)
-    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype+notebook")
-    monkeypatch.setattr(plotly.io.renderers, "default", "json")
-    lab.start(str(folder), device="cpu")
-    assert plotly.io.renderers.default == "json"
 
 
 @pytest.mark.parametrize(
