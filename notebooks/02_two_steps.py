@@ -94,8 +94,9 @@ lab.debugger(model, out.trace)
 # never fed to anything. The table says what a pass costs: compare FLOP per byte of the prefill with that of
 # a decode step. Both read every weight; only one of them has much to do with it.
 #
-# Then go through the heads: some look at the position before, some hardly look away from the first token,
-# some search the text for what followed the last time.
+# Then go through the heads. Some spend most of their weight on the first token, whatever the text. Others look
+# straight back at a word that they help to copy: find the step that chooses a word of the prompt again, and
+# a head that looks at it.
 #
 # The bookkeeping does not depend on what the model knows. For any prompt of 8 tokens and 3 new ones:
 
@@ -282,8 +283,8 @@ lab.show(lab.same_work_figure(ways), lab.same_work_finding(ways), [way.row() for
 # ratio is smaller than the ratio of the work: recomputing at least keeps the arithmetic units busy, and a
 # step has costs that no cache removes. What the cache itself costs is the subject of lessons 3 and 4.
 #
-# The formulas, against what two kinds of traces counted. The last row does not fit into this model's context:
-# it has its formula only.
+# The formulas, against what the engine's traces counted. The last row has its formula only: without a cache
+# it would take minutes.
 
 # %% tags=["keep_output", "nbval-check-output"]
 lab.text_table(lab.count_positions(model, [(8, 3), (10, 50), (512, 512)]))

@@ -55,19 +55,22 @@ def step_rows(trace: Trace) -> list[dict[str, Any]]:
     ]
 
 
-def count_positions(model: Model, cases: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+def count_positions(
+    model: Model, cases: Sequence[tuple[int, int]], *, at_most: int = 128
+) -> list[dict[str, Any]]:
     """Generate for each (prompt, new tokens) with and without cache; count passes and positions.
 
-    A case that does not fit into the model's context is left uncounted (None) beside its formula.
+    Cases of more than `at_most` tokens in all take long without a cache and are left uncounted (None).
     """
-    return [_counted(model, prompt, new) for prompt, new in cases]
+    limit = min(at_most, model.config.max_position_embeddings)
+    return [_counted(model, prompt, new, limit) for prompt, new in cases]
 
 
-def _counted(model: Model, prompt: int, new: int) -> dict[str, Any]:
+def _counted(model: Model, prompt: int, new: int, limit: int) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt p": prompt, "new n": new, "forward passes": None}
     for label, kind in (("cache off", UNCACHED), ("cache on", CACHED)):
         counted = None
-        if prompt + new <= model.config.max_position_embeddings:
+        if prompt + new <= limit:
             trace = traced(model, prompt, new, kind)
             counted, row["forward passes"] = positions_through(trace), len(trace.steps)
         row[f"{label}: counted"] = counted
