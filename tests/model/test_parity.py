@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import labcore
+from labcore.errors import PromptError
 from tests import checkpoints
 
 Checkpoint = Callable[[str], tuple[Path, Any]]
@@ -93,7 +94,31 @@ def test_end_of_text_ends_both_at_the_same_token(checkpoint: Checkpoint, tmp_pat
     assert expected[-1] == stop
     out = labcore.generate(model, prompt, max_new_tokens=NEW)
     assert out.finish_reason == "eos"
-    assert [*out.tokens, stop][: len(expected)] == expected
+    assert out.tokens == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "settings"),
+    [
+        ("mistral", {"sliding_window": 40}),
+        ("qwen2", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 1}),
+    ],
+)
+def test_a_model_with_a_sliding_window_agrees_up_to_its_window(
+    case: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    reference = checkpoints.write(case, tmp_path, **settings)
+    model = labcore.load(tmp_path, dtype="float32", device="cpu")
+    tokens = torch.arange(3, 63)[None]
+    with torch.no_grad():
+        expected, beyond = reference(tokens[:, :40]).logits, reference(tokens).logits
+    torch.testing.assert_close(labcore.logits(model, tokens[:, :40]), expected, atol=1e-4, rtol=0)
+    # Beyond it the two would differ, so a prompt that long is refused.
+    full = model.config.with_(max_position_embeddings=256)
+    unbounded = labcore.Model("unbounded", full, model.transformer, None)
+    assert (labcore.logits(unbounded, tokens) - beyond).abs().max() > 1e-2
+    with pytest.raises(PromptError, match="60 tokens"):
+        labcore.generate(model, tokens[0].tolist())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
