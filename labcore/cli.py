@@ -199,14 +199,11 @@ def open_lesson(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
     """Open a lesson in JupyterLab on this machine; Ctrl-C ends it."""
-    import subprocess
-
     from labcore.lab import jupyter, runner
 
     (lesson,) = runner.find([name])
     jupyter.trust([known.path for known in runner.lessons()])
-    words = jupyter.command(lesson.path, browser=browser, port=port)
-    raise typer.Exit(subprocess.run(words, env=jupyter.environment()).returncode)
+    jupyter.become(jupyter.command(lesson.path, browser=browser, port=port))
 
 
 @lessons_app.command("sync")

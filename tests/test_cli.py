@@ -146,3 +146,21 @@ def test_lessons_run_needs_names_or_all(words: list[str]) -> None:
     result = runner.invoke(app, words)
     assert result.exit_code == 2
     assert "--all" in result.stderr
+
+
+def test_open_becomes_jupyterlab_on_the_trusted_lesson(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "01_introduction.ipynb").touch()
+    started: list[Any] = []
+    monkeypatch.setattr("labcore.lab.runner.notebooks_dir", lambda: tmp_path)
+    monkeypatch.setattr(
+        "labcore.lab.jupyter.trust", lambda paths: started.append([path.name for path in paths])
+    )
+    monkeypatch.setattr("os.execve", lambda program, words, environment: started.append((words, environment)))
+    runner.invoke(app, ["lessons", "open", "1", "--no-browser", "--port", "8891"], catch_exceptions=False)
+    trusted, (words, environment) = started
+    assert trusted == ["01_introduction.ipynb"]
+    assert {"--no-browser", "--port=8891", str(tmp_path / "01_introduction.ipynb")} <= set(words)
+    assert environment["JUPYTER_PREFER_ENV_PATH"] == "1"
+    assert (Path(environment["JUPYTER_CONFIG_PATH"]) / "jupyter_lab_config.json").is_file()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from labcore.errors import LessonError
 
@@ -41,6 +42,11 @@ def command(notebook: Path, *, browser: bool = True, port: int | None = None) ->
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # as in most containers; Jupyter refuses root unasked
         words.append("--allow-root")
     return words
+
+
+def become(words: Sequence[str]) -> NoReturn:
+    """Turn this process into JupyterLab, so that Ctrl-C reaches it alone and it ends its kernels itself."""
+    os.execve(words[0], words, environment())
 
 
 def environment() -> dict[str, str]:
