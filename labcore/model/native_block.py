@@ -1,4 +1,4 @@
-"""A layer's fast twin for decoding one token on a CPU: the same weights, read by the C kernels.
+"""A layer's fast twin for decoding on a CPU, one token of each of a few sequences, through the C kernels.
 
 The layer's two halves are one call each; between them the cache attends, as it does for the readable `Block`,
 so every kind of cache works with both. `Transformer.fast = False` goes back to the readable path.
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 
 
 class NativeBlock:
-    """Called as a Block is, with x (1, 1, hidden) fp32, which it updates in place and returns."""
+    """Called as a Block is, with x (B, 1, hidden) fp32, which it updates in place and returns."""
 
     def __init__(self, block: Block, config: ModelConfig) -> None:
         self.layer = block.attention.layer
         self._sources = _sources(block)
+        self._parts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         self.kernel = native.LayerKernel(config, _weights(block))
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        # Views of the kernel's own output: (1, heads, 1, head_dim)
-        parts = self.kernel.qkv.split((heads, kv_heads, kv_heads))
-        self.q, self.k, self.v = (part[None, :, None] for part in parts)
+        self.q, self.k, self.v = self.kernel.qkv.split(self._parts, dim=1)
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
-        """(1, 1, hidden) -> the same tensor."""
+        """(B, 1, hidden) -> the same tensor."""
+        if x.shape[0] != self.kernel.tokens:
+            self.kernel.resize(x.shape[0])
+            self.q, self.k, self.v = self.kernel.qkv.split(self._parts, dim=1)  # (B, heads, 1, head_dim)
         self.kernel.before_attention(x, cos, sin)
         mixed = cache.attend(self.layer, self.q, self.k, self.v)
         self.kernel.after_attention(mixed.contiguous(), x)
@@ -43,6 +44,10 @@ class NativeBlock:
         if self.kernel.threads != torch.get_num_threads():
             return False
         return all(home.get(name) is thing for home, name, thing in self._sources)
+
+
+# Beyond so many sequences PyTorch's matrix product makes better use of the arithmetic units.
+MAX_BATCH = 16
 
 
 def native_blocks(layers: Iterable[Block], config: ModelConfig) -> list[NativeBlock] | None:

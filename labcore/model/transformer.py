@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from labcore import kernels
 from labcore.config import ModelConfig
-from labcore.model.native_block import NativeBlock, native_blocks
+from labcore.model.native_block import MAX_BATCH, NativeBlock, native_blocks
 from labcore.model.rope import Rope
 
 
@@ -148,8 +148,9 @@ class Transformer(nn.Module):
         return self.lm_head(self.norm(x[:, -logits_to_keep:]))
 
     def _layers_for(self, x: Tensor) -> Iterable[Block | NativeBlock]:
-        """The layers, or their native twins when a single token is decoded in fp32 on a CPU."""
-        if not self.fast or x.shape[0] * x.shape[1] != 1 or x.device.type != "cpu" or x.requires_grad:
+        """The layers, or their native twins when few sequences are decoded in fp32 on a CPU."""
+        batch, new, _ = x.shape
+        if not self.fast or new > 1 or batch > MAX_BATCH or x.device.type != "cpu" or x.requires_grad:
             return self.layers  # type: ignore[return-value]
         if self._native is None or not all(twin.current() for twin in self._native):
             self._native = native_blocks(self.layers, self.config) or []  # type: ignore[arg-type]

@@ -100,6 +100,28 @@ def test_any_cache_and_any_number_of_threads(kind: str, threads: int) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("kind", list(caches.KINDS))
+@pytest.mark.parametrize("batch", [2, 3, 5, 8])
+@pytest.mark.parametrize("padded", [False, True])
+def test_batches(kind: str, batch: int, padded: bool) -> None:
+    config = ModelConfig(
+        hidden_size=33, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=10,
+        intermediate_size=71, vocab_size=20, attention_bias=True, mlp_bias=True, qk_norm=True,
+    )  # fmt: skip
+    model = random_model(config)
+    padding = torch.arange(batch) % 3 if padded else None
+    tokens = torch.randint(0, 20, (batch, 6))
+
+    def last(fast: bool) -> torch.Tensor:
+        model.fast = fast
+        cache = caches.create(kind, config, batch_size=batch, padding=padding)
+        model(tokens[:, :5], cache)
+        return model(tokens[:, 5:] if kind != "none" else tokens[:, :1], cache)
+
+    torch.testing.assert_close(last(True), last(False), atol=1e-4, rtol=1e-4)
+
+
+@needs_compiler
 def test_new_weights_are_noticed() -> None:
     config = ModelConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,

@@ -1,6 +1,7 @@
-/* One Transformer layer for one token in fp32, in two calls: what comes before attention and what comes after.
+/* One Transformer layer for one new token of each of a few sequences, in fp32 and in two calls: what comes
+ * before attention and what comes after.
  *
- * At batch 1 a layer is a few matrix-vector products, bound by reading the weights once; PyTorch's operators
+ * At small batches a layer is a few matrix-vector products, bound by reading the weights once; PyTorch's operators
  * around them (norm, rotation, activation, residual) cost more in launches than in arithmetic. Here each half
  * of a layer is one parallel region: every thread reads its share of the rows, a barrier stands where the next
  * product needs all of the last. Attention itself stays with the cache, between the two calls.
@@ -34,6 +35,19 @@ static range_t share(int n) {
     return (range_t){begin, end < n ? end : n};
 }
 
+#ifdef __AVX512F__
+#define WIDTH 16
+#else
+#define WIDTH 8
+#endif
+typedef float vector __attribute__((vector_size(WIDTH * sizeof(float)), aligned(sizeof(float))));
+
+static float sum_of(vector v) {
+    float sum = 0;
+    for (int i = 0; i < WIDTH; i++) sum += v[i];
+    return sum;
+}
+
 static float dot(const float *restrict a, const float *restrict b, int n) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -41,32 +55,53 @@ static float dot(const float *restrict a, const float *restrict b, int n) {
     return sum;
 }
 
-/* out[r] = matrix[r] . x + bias[r] for r in rows; four rows at once keep four streams of memory in flight. */
-static void product(const float *restrict matrix, const float *bias, const float *restrict x, float *restrict out,
-                    range_t rows, int columns) {
-    int r = rows.begin;
-    for (; r + 4 <= rows.end; r += 4) {
-        const float *a = matrix + (size_t)r * columns, *b = a + columns, *c = b + columns, *d = c + columns;
-        float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-        for (int i = 0; i < columns; i++) {
-            s0 += a[i] * x[i];
-            s1 += b[i] * x[i];
-            s2 += c[i] * x[i];
-            s3 += d[i] * x[i];
+/* Four rows of the matrix with `tokens` (1 to 4, a constant where it is called) vectors: each row is read once,
+ * and four streams of memory are in flight. out[t * stride + r] for r in 0..3. */
+static inline __attribute__((always_inline)) void tile(const float *restrict rows, const float *restrict x,
+                                                       float *restrict out, int stride, int columns, int tokens) {
+    vector sums[4][4] = {0};
+    int i = 0;
+    for (; i + WIDTH <= columns; i += WIDTH) {
+        vector weights[4];
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) weights[r] = *(const vector *)(rows + (size_t)r * columns + i);
+#pragma GCC unroll 4
+        for (int t = 0; t < tokens; t++) {
+            vector input = *(const vector *)(x + (size_t)t * columns + i);
+#pragma GCC unroll 4
+            for (int r = 0; r < 4; r++) sums[t][r] += weights[r] * input;
         }
-        out[r] = s0, out[r + 1] = s1, out[r + 2] = s2, out[r + 3] = s3;
     }
-    for (; r < rows.end; r++) out[r] = dot(matrix + (size_t)r * columns, x, columns);
-    if (bias)
-        for (r = rows.begin; r < rows.end; r++) out[r] += bias[r];
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < 4; r++)
+            out[(size_t)t * stride + r] =
+                sum_of(sums[t][r]) + dot(rows + (size_t)r * columns + i, x + (size_t)t * columns + i, columns - i);
 }
 
-/* Zhang & Sennrich 2019. out may be x. */
-static void rms_norm(const float *x, const float *weight, float eps, float *out, int n) {
-    float scale = 1.0f / sqrtf(dot(x, x, n) / n + eps);
+/* out[t][r] = matrix[r] . x[t] + bias[r] for these rows and all tokens; out has `stride` floats a token. */
+static void product(const float *matrix, const float *bias, const float *x, float *out, int stride, range_t rows,
+                    int columns, int tokens) {
+    int r = rows.begin, t;
+    for (; r + 4 <= rows.end; r += 4) {
+        const float *from = matrix + (size_t)r * columns;
+        for (t = 0; t + 4 <= tokens; t += 4) tile(from, x + (size_t)t * columns, out + (size_t)t * stride + r, stride, columns, 4);
+        for (; t < tokens; t++) tile(from, x + (size_t)t * columns, out + (size_t)t * stride + r, stride, columns, 1);
+    }
+    for (; r < rows.end; r++)
+        for (t = 0; t < tokens; t++)
+            out[(size_t)t * stride + r] = dot(matrix + (size_t)r * columns, x + (size_t)t * columns, columns);
+    if (bias)
+        for (t = 0; t < tokens; t++)
+            for (r = rows.begin; r < rows.end; r++) out[(size_t)t * stride + r] += bias[r];
+}
+
+/* Zhang & Sennrich 2019, of `tokens` vectors. out may be x. */
+static void rms_norm(const float *x, const float *weight, float eps, float *out, int n, int tokens) {
+    for (int t = 0; t < tokens; t++, x += n, out += n) {
+        float scale = 1.0f / sqrtf(dot(x, x, n) / n + eps);
 #pragma omp simd
-    for (int i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
+        for (int i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
+    }
 }
 
 /* Su et al. 2021; sin carries the minus sign of its first half, as labcore's Rope makes it. */
@@ -79,48 +114,58 @@ static void rotate(float *head, const float *cos, const float *sin, int d) {
     }
 }
 
-/* x (hidden) -> qkv (heads + 2 kv_heads, head_dim): normalised, projected, queries and keys rotated.
- * scratch: hidden floats for each thread. */
-void labcore_before_attention(const layer_t *layer, const float *x, const float *cos, const float *sin, float *qkv,
-                              float *scratch, int threads) {
+/* x (tokens, hidden) -> qkv (tokens, heads + 2 kv_heads, head_dim): normalised, projected, queries and keys rotated.
+ * cos, sin: head_dim floats, `turn` floats further for the next token (0: all tokens are at one position).
+ * scratch: tokens * hidden floats for each thread. */
+void labcore_before_attention(const layer_t *layer, const float *x, const float *cos, const float *sin, int turn,
+                              float *qkv, float *scratch, int tokens, int threads) {
     const layer_t l = *layer;
     int rows = (l.heads + 2 * l.kv_heads) * l.head_dim, turning = l.heads + l.kv_heads;
 #pragma omp parallel num_threads(threads)
     {
-        float *normed = scratch + (size_t)omp_get_thread_num() * l.hidden; /* cheaper than sharing it */
-        rms_norm(x, l.input_norm, l.eps, normed, l.hidden);
-        product(l.qkv, l.qkv_bias, normed, qkv, share(rows), l.hidden);
+        float *normed = scratch + (size_t)omp_get_thread_num() * tokens * l.hidden; /* cheaper than sharing it */
+        rms_norm(x, l.input_norm, l.eps, normed, l.hidden, tokens);
+        product(l.qkv, l.qkv_bias, normed, qkv, rows, share(rows), l.hidden, tokens);
 #pragma omp barrier
 #pragma omp for schedule(static) nowait
-        for (int head = 0; head < turning; head++) {
-            float *at = qkv + (size_t)head * l.head_dim;
+        for (int item = 0; item < tokens * turning; item++) {
+            int token = item / turning, head = item % turning;
+            float *at = qkv + (size_t)token * rows + (size_t)head * l.head_dim;
             const float *norm = head < l.heads ? l.q_norm : l.k_norm;
-            if (norm) rms_norm(at, norm, l.eps, at, l.head_dim);
-            rotate(at, cos, sin, l.head_dim);
+            if (norm) rms_norm(at, norm, l.eps, at, l.head_dim, 1);
+            rotate(at, cos + (size_t)token * turn, sin + (size_t)token * turn, l.head_dim);
         }
     }
 }
 
-/* x += o(mixed); x += down(silu(gate) * up) of the normalised x. mixed: (heads, head_dim).
- * scratch: (hidden for each thread) + hidden + 2 intermediate floats. */
-void labcore_after_attention(const layer_t *layer, const float *mixed, float *x, float *scratch, int threads) {
+/* x += o(mixed); x += down(silu(gate) * up) of the normalised x. mixed: (tokens, heads, head_dim).
+ * scratch: tokens * (hidden for each thread, + hidden + 2 intermediate) floats. */
+void labcore_after_attention(const layer_t *layer, const float *mixed, float *x, float *scratch, int tokens,
+                             int threads) {
     const layer_t l = *layer;
-    float *update = scratch + (size_t)threads * l.hidden, *gate_up = update + l.hidden;
-    float *gate = gate_up, *up = gate_up + l.intermediate;
+    int n = l.intermediate;
+    float *update = scratch + (size_t)threads * tokens * l.hidden;
+    float *gate = update + (size_t)tokens * l.hidden, *up = gate + (size_t)tokens * n;
 #pragma omp parallel num_threads(threads)
     {
-        float *normed = scratch + (size_t)omp_get_thread_num() * l.hidden;
-        range_t mine = share(l.hidden), inner = share(l.intermediate);
-        product(l.o, l.o_bias, mixed, update, mine, l.heads * l.head_dim);
-        for (int i = mine.begin; i < mine.end; i++) x[i] += update[i];
+        float *normed = scratch + (size_t)omp_get_thread_num() * tokens * l.hidden;
+        range_t mine = share(l.hidden), inner = share(n);
+        product(l.o, l.o_bias, mixed, update, l.hidden, mine, l.heads * l.head_dim, tokens);
+        for (int t = 0; t < tokens; t++)
+            for (int i = mine.begin; i < mine.end; i++) x[(size_t)t * l.hidden + i] += update[(size_t)t * l.hidden + i];
 #pragma omp barrier
-        rms_norm(x, l.post_norm, l.eps, normed, l.hidden);
-        product(l.gate_up, l.gate_up_bias, normed, gate, inner, l.hidden);
-        product(l.gate_up + (size_t)l.intermediate * l.hidden,
-                l.gate_up_bias ? l.gate_up_bias + l.intermediate : NULL, normed, up, inner, l.hidden);
-        for (int i = inner.begin; i < inner.end; i++) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+        rms_norm(x, l.post_norm, l.eps, normed, l.hidden, tokens);
+        product(l.gate_up, l.gate_up_bias, normed, gate, n, inner, l.hidden, tokens);
+        product(l.gate_up + (size_t)n * l.hidden, l.gate_up_bias ? l.gate_up_bias + n : NULL, normed, up, n, inner,
+                l.hidden, tokens);
+        for (int t = 0; t < tokens; t++)
+            for (int i = inner.begin; i < inner.end; i++) {
+                float g = gate[(size_t)t * n + i];
+                gate[(size_t)t * n + i] = g / (1.0f + expf(-g)) * up[(size_t)t * n + i];
+            }
 #pragma omp barrier
-        product(l.down, l.down_bias, gate, update, mine, l.intermediate);
-        for (int i = mine.begin; i < mine.end; i++) x[i] += update[i];
+        product(l.down, l.down_bias, gate, update, l.hidden, mine, n, tokens);
+        for (int t = 0; t < tokens; t++)
+            for (int i = mine.begin; i < mine.end; i++) x[(size_t)t * l.hidden + i] += update[(size_t)t * l.hidden + i];
     }
 }

@@ -1,4 +1,4 @@
-"""The C functions of `layer.c` on tensors. All fp32, contiguous, on the CPU; one token of one sequence."""
+"""The C functions of `layer.c` on tensors: fp32, contiguous, on the CPU; one new token of each sequence."""
 
 from __future__ import annotations
 
@@ -44,29 +44,39 @@ class LayerKernel:
     """One layer's weights, bound to the C functions. Holds on to the tensors whose memory it points at."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor | None]) -> None:
-        self._weights = weights
+        self._config, self._weights = config, weights
         self.threads = torch.get_num_threads()
         pointers = [tensor.data_ptr() if (tensor := weights[name]) is not None else None for name in WEIGHTS]
         shape = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self._layer = _Layer(*shape, config.intermediate_size, config.rms_norm_eps, *pointers)
         self._at = ctypes.byref(self._layer)
-        self.qkv = torch.empty(config.num_attention_heads + 2 * config.num_key_value_heads, config.head_dim)
-        self._scratch = torch.empty((self.threads + 1) * config.hidden_size + 2 * config.intermediate_size)
         lib = library()
         assert lib is not None
         self._before, self._after = lib.labcore_before_attention, lib.labcore_after_attention
+        self.resize(1)
 
-    def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x: hidden numbers; cos, sin: head_dim numbers -> (h + 2 h_kv, head_dim), the next call's too."""
+    def resize(self, tokens: int) -> None:
+        """Make room for so many tokens a call; `qkv` is new then."""
+        config = self._config
+        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        self.tokens = tokens
+        self.qkv = torch.empty(tokens, heads, 1, config.head_dim)
+        widths = (self.threads + 1) * config.hidden_size + 2 * config.intermediate_size
+        self._scratch = torch.empty(tokens * widths)
+
+    def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """x: (tokens, 1, hidden); cos, sin: (tokens or 1, 1, 1, head_dim). Fills `qkv`."""
+        turn = cos.shape[-1] if cos.shape[0] > 1 else 0
         self._before(
-            self._at, _pointer(x), _pointer(cos), _pointer(sin),
-            _pointer(self.qkv), _pointer(self._scratch), self.threads,
+            self._at, _pointer(x), _pointer(cos), _pointer(sin), turn,
+            _pointer(self.qkv), _pointer(self._scratch), self.tokens, self.threads,
         )  # fmt: skip
-        return self.qkv
 
     def after_attention(self, mixed: Tensor, x: Tensor) -> None:
-        """mixed: h * head_dim numbers; x: the residual stream, hidden numbers, updated in place."""
-        self._after(self._at, _pointer(mixed), _pointer(x), _pointer(self._scratch), self.threads)
+        """mixed: (tokens, h, 1, head_dim); x: the residual stream (tokens, 1, hidden), updated in place."""
+        self._after(
+            self._at, _pointer(mixed), _pointer(x), _pointer(self._scratch), self.tokens, self.threads
+        )
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
