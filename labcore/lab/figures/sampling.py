@@ -95,7 +95,7 @@ def rank(
 
 def ranking_figure(ranking: Ranking, title: str) -> go.Figure:
     """Pairs of bars, before and after; a cut token's bar is crossed out by its pattern and named "cut"."""
-    made = theme.figure(title, x="probability (%)", height=120 + 34 * len(ranking.texts))
+    made = theme.figure(title, x="probability (%)", height=140 + 22 * len(ranking.texts))
     places = list(range(len(ranking.texts)))[::-1]  # best on top
     made.add_bar(
         x=[value * 100 for value in ranking.after],

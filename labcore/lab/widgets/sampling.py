@@ -58,7 +58,7 @@ def sampling_explorer(
     trace: Trace | None,
     *,
     step: int = 0,
-    shown: int = 12,
+    shown: int = 24,
     temperature: float = 1.0,
     cut: Cut = ("top_p", 0.9),
     penalty: float = 1.0,
