@@ -35,11 +35,11 @@ session = lab.start(MODEL, device=DEVICE, scale=SCALE, mode=MODE, seed=SEED, les
 model = session.model
 
 # %% [markdown]
-# Here it is, writing. Run the cell again with another beginning, such as `"One rainy morning,"`: the model
-# knows only small stories, and has one for every beginning.
+# Here it is, writing. It knows nothing but small stories, each followed by questions about itself. Run the
+# cell again with another beginning, such as `"One rainy morning,"`.
 
 # %%
-opening = lab.watch(model, "Once upon a time", max_new_tokens=160, temperature=0.7, seed=SEED, numbers=False)
+opening = lab.watch(model, "Once upon a time", temperature=0.7, seed=SEED, numbers=False)
 
 # %% [markdown]
 # ## Part 1 · Three numbers of a stream
@@ -64,7 +64,7 @@ lab.predict("01.1", "How many tokens per second is that, for one user?", unit="t
 # others in blue, as high as they took long. The clock is the engine's; drawing is not counted.
 
 # %%
-reading = lab.watch(model, "Once upon a time", max_new_tokens=160, temperature=0.7, seed=SEED + 1)
+reading = lab.watch(model, "Once upon a time", temperature=0.7, seed=SEED + 1)
 lab.score("01.1", measured=reading.metrics.tokens_per_s)
 
 # %% [markdown]

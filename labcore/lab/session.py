@@ -131,7 +131,7 @@ def machine_line(session: Session) -> str:
     return (
         f"on {m['name']} ({m['device']}, {gigabytes(m['total_memory'])} memory, {m['threads']} threads) · "
         f"Python {m['python_version']} · torch {m['torch_version']} · labcore {m['labcore_version']}\n"
-        f"model {model.name}: {si(model.num_parameters, 'parameters')}, {dtype} · "
+        f"model {model.name}: {si(model.num_parameters, '')} parameters, {dtype} · "
         f"scale {session.scale} · mode {session.mode} · seed {session.seed} · "
         f"roofs: {roof_line(known) if known else 'not measured yet'}"
     )

@@ -33,7 +33,7 @@ def si(value: float, unit: str, digits: int = 3) -> str:
     """`value` with a decimal prefix: `si(2.039e12, "B/s")` is "2.04 TB/s"."""
     for scale, prefix in _PREFIXES:
         if abs(value) >= scale or (scale == 1.0):
-            return f"{significant(value / scale, digits)} {prefix}{unit}"
+            return f"{significant(value / scale, digits)} {prefix}{unit}".rstrip()
     raise AssertionError("unreachable: the last prefix takes every value")
 
 

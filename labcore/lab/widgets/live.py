@@ -57,7 +57,7 @@ def counters(reading: Reading) -> list[tuple[str, str]]:
         ("tokens", str(m.tokens)),
         ("TTFT", seconds(m.ttft_s)),
         ("TPOT", "–" if m.tpot_s is None else seconds(m.tpot_s)),
-        ("latency so far", seconds(m.latency_s)),
+        ("latency", seconds(m.latency_s)),
         ("throughput", f"{significant(m.tokens_per_s)} tok/s"),
     ]
 
