@@ -22,6 +22,7 @@ from rich.table import Table
 import labcore
 from labcore import catalog
 from labcore.errors import LabError
+from labcore.kernels import native
 from labcore.perf.machine import describe, resolve_device
 
 Level = Literal["ok", "slow", "problem"]
@@ -59,6 +60,7 @@ def examine(device: str = "auto") -> list[Finding]:
         *_disk(),
         *_attention(found),
         *_compiler(),
+        *_native(found),
         *_models(),
     ]
 
@@ -214,22 +216,31 @@ def _attention(device: torch.device) -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    """torch.compile turns fused steps into C++ on a CPU and into Triton kernels on a GPU."""
-    names = (os.environ.get("CXX") or "g++", "g++", "clang++")
-    found = next(filter(None, map(shutil.which, names)), None)
+    """Our own CPU kernels are compiled on this machine, for this processor."""
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if found:
         yield Finding("compiler", found)
     else:
-        note = "compiled steps are not available, everything runs eagerly; on Debian: apt-get install g++"
-        yield Finding("compiler", "no C++ compiler", "slow", note)
+        note = "without one everything runs in PyTorch's own kernels; on Debian: apt-get install gcc libc6-dev"
+        yield Finding("compiler", "no C compiler", "slow", note)
+
+
+def _native(device: torch.device) -> Iterator[Finding]:
+    """Our own C kernels, which decode steps on a CPU go through; built here if they were not yet."""
+    if device.type == "cpu":
+        state = native.status()
+        level: Level = "ok" if native.available() else "slow"
+        yield Finding("kernels", state, level, "" if level == "ok" else "decode steps on the CPU take longer")
 
 
 def _models() -> Iterator[Finding]:
-    for name in ("story", "story-draft"):
+    """Lessons need the story model; its draft is for speculative decoding alone."""
+    needed: dict[str, Level] = {"story": "problem", "story-draft": "slow"}
+    for name, level in needed.items():
         try:
             folder = catalog.embedded(name)
         except LabError as error:
-            yield Finding("model", name, "problem", str(error))
+            yield Finding("model", name, level, str(error))
         else:
             size = sum(file.stat().st_size for file in folder.iterdir())
             yield Finding("model", f"{name}, {size / 1e6:.1f} MB in {folder}")

@@ -66,8 +66,17 @@ def test_missing_model_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(doctor.catalog, "embedded", absent)
     findings = list(doctor._models())
-    assert [finding.level for finding in findings] == ["problem", "problem"]
+    # the lessons need the story model; only speculative decoding needs its draft
+    assert [finding.level for finding in findings] == ["problem", "slow"]
     assert findings[0].note == "story is not here."
+
+
+@pytest.mark.parametrize(("there", "level"), [(True, "ok"), (False, "slow")])
+def test_kernels_of_our_own_are_named(monkeypatch: pytest.MonkeyPatch, there: bool, level: str) -> None:
+    monkeypatch.setattr(doctor.native, "status", lambda: "what they say of themselves")
+    monkeypatch.setattr(doctor.native, "available", lambda: there)
+    finding = _only(doctor._native(torch.device("cpu")))
+    assert (finding.value, finding.level) == ("what they say of themselves", level)
 
 
 def test_another_kernel_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
