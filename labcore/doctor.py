@@ -221,7 +221,7 @@ def _compiler() -> Iterator[Finding]:
     if found:
         yield Finding("compiler", found)
     else:
-        note = "without one everything runs in PyTorch's own kernels; on Debian: apt-get install gcc libc6-dev"
+        note = "without one PyTorch's kernels do all; on Debian: apt-get install gcc libc6-dev"
         yield Finding("compiler", "no C compiler", "slow", note)
 
 
