@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from labcore.cache import KVCache, create
+from labcore.errors import PromptError
 from labcore.generation.prompts import PromptBatch
 from labcore.generation.sampling import Sampler, SamplingParams
 from labcore.generation.stopping import Stopping
@@ -38,6 +39,11 @@ def decode_step(model: Model, tokens: Tensor, cache: KVCache) -> Tensor:
 @torch.inference_mode()
 def _feed(model: Model, tokens: Tensor, cache: KVCache) -> Tensor:
     unseen = tokens[:, cache.length :]
+    if not unseen.shape[1]:
+        raise PromptError(
+            f"There is nothing to feed: the cache holds {cache.length} positions and {tokens.shape[1]} tokens "
+            "are known; append the token that was chosen last before the next step."
+        )
     return model.transformer(unseen, cache, logits_to_keep=1)[:, -1].float()
 
 

@@ -150,7 +150,7 @@ class Transformer(nn.Module):
     def _layers_for(self, x: Tensor) -> Iterable[Block | NativeBlock]:
         """The layers, or their native twins when few sequences are decoded in fp32 on a CPU."""
         batch, new, _ = x.shape
-        if not self.fast or new > 1 or batch > MAX_BATCH or x.device.type != "cpu" or x.requires_grad:
+        if not self.fast or new != 1 or batch > MAX_BATCH or x.device.type != "cpu" or x.requires_grad:
             return self.layers  # type: ignore[return-value]
         if self._native is None or not all(twin.current() for twin in self._native):
             self._native = native_blocks(self.layers, self.config) or []  # type: ignore[arg-type]

@@ -39,6 +39,16 @@ def test_prefill_and_decode_step_are_the_whole_story(model: Model) -> None:
     torch.testing.assert_close(second, labcore.logits(model, known)[:, -1], atol=1e-4, rtol=1e-4)
 
 
+def test_a_step_with_nothing_to_feed_is_refused(model: Model) -> None:
+    cache = caches.create("contiguous", model.config)
+    known = torch.tensor([[3, 1, 4]])
+    prefill(model, known, cache)
+    with pytest.raises(
+        PromptError, match="nothing to feed: the cache holds 3 positions and 3 tokens are known"
+    ):
+        decode_step(model, known, cache)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_batch_equals_each_alone(model: Model, kind: str, temperature: float) -> None:
