@@ -36,11 +36,12 @@ SEED: int = 0  # what sampling and random prompts start from
 import labcore
 import torch
 from labcore import lab
-from labcore.generation import SamplingParams, TraceOptions, decode_step, prefill
+from labcore.generation import SamplingParams, TraceOptions
 
 session = lab.start(MODEL, device=DEVICE, scale=SCALE, mode=MODE, seed=SEED, lesson="02")
 model = session.model
-prompt = lab.prompt_for(model, "Once upon a time a girl called Mia Holm lived in a small village. She had a red")
+opening = "Once upon a time a girl called Mia Holm lived in a small village. She had a red"
+prompt = lab.prompt_for(model, opening)
 
 # %% [markdown]
 # ## Part 1 · One pass, one token
@@ -80,23 +81,23 @@ print(out.text)
 lab.score("02.1", measured=len(out.trace.steps), unit="passes")
 
 # %% [markdown]
-# **See.** Walk through it with *Next*, *Previous* or the slider. In the row of tokens, what is framed in blue
-# was fed in this step, dotted tokens were not computed again, and the green one is what the step chose. In
-# the attention map grey means *not computed in this step*. At step 0 a whole triangle is computed; from
-# step 1 on, one row.
+# **See.** Walk through it with *Next*, *Previous* or the slider. In the row of tokens, what is framed in
+# blue was fed in this step, dotted tokens were not computed again, and the green one is what the step
+# chose. In the attention map grey means *not computed in this step*. At step 0 a whole triangle is
+# computed; from step 1 on, one row.
 
 # %%
 lab.debugger(model, out.trace)
 
 # %% [markdown]
-# **Explain.** The answer to the prediction is in the first picture: the prefill already ends in the logits of
-# a new token. So *n* tokens take *n* passes, one prefill and *n* − 1 decode steps, and the last token is
-# never fed to anything. The table says what a pass costs: compare FLOP per byte of the prefill with that of
-# a decode step. Both read every weight; only one of them has much to do with it.
+# **Explain.** The answer to the prediction is in the first picture: the prefill already ends in the
+# logits of a new token. So *n* tokens take *n* passes, one prefill and *n* − 1 decode steps, and the last
+# token is never fed to anything. The table says what a pass costs: compare FLOP per byte of the prefill
+# with that of a decode step. Both read every weight; only one of them has much to do with it.
 #
-# Then go through the heads. Some spend most of their weight on the first token, whatever the text. Others look
-# straight back at a word that they help to copy: find the step that chooses a word of the prompt again, and
-# a head that looks at it.
+# Then go through the heads. Some spend most of their weight on the first token, whatever the text. Others
+# look straight back at a word that they help to copy: find the step that chooses a word of the prompt
+# again, and a head that looks at it.
 #
 # The bookkeeping does not depend on what the model knows. For any prompt of 8 tokens and 3 new ones:
 
@@ -113,6 +114,9 @@ lab.text_table(lab.step_rows(lab.traced(model, prompt=8, new=3)))
 
 
 # %%
+from labcore.generation import decode_step, prefill  # noqa: F401
+
+
 @lab.attempt("02.1")
 def write(model, tokens, n, cache):
     """A list of n token ids that follow `tokens`, (1, p)."""
@@ -145,8 +149,8 @@ growth = lab.predict(
 )
 
 # %% [markdown]
-# **Run.** Five repeats at each length after two to warm up. The first use on a machine measures its two roofs
-# before that: the fastest matrix product and the fastest reading of memory that it manages.
+# **Run.** Five repeats at each length after two to warm up. The first use on a machine measures its two
+# roofs before that: the fastest matrix product and the fastest reading of memory that it manages.
 
 # %%
 lengths = session.pick(quick=[16, 32, 64, 128, 256], full=[16, 32, 64, 128, 256, 448])
@@ -154,9 +158,9 @@ reading = lab.sweep_prefill(model, prompt_lengths=lengths, roofs=session.roofs)
 lab.score("02.2", measured=reading.at(256).seconds / reading.at(16).seconds, unit="×")
 
 # %% [markdown]
-# **See.** The grey band is what the two roofs allow: its lower edge if arithmetic and memory traffic overlap
-# fully, its upper edge if not at all. The dashed line is where the points would lie if time were proportional
-# to tokens.
+# **See.** The grey band is what the two roofs allow: its lower edge if arithmetic and memory traffic
+# overlap fully, its upper edge if not at all. The dashed line is where the points would lie if time were
+# proportional to tokens.
 
 # %%
 lab.show(lab.sweep_figure(reading, predicted=growth.number), reading.finding(), reading.rows())
@@ -173,29 +177,30 @@ lab.show(lab.both_phases_figure(reading, writing), writing.finding(), writing.ro
 lab.show(lab.phase_shares(reading, writing), lab.phases_finding(reading, writing))
 
 # %% [markdown]
-# **Explain.** The sentence above is the whole point: as many positions, the same weights, about as many FLOPs,
-# and two very different times. Prefill reads a weight once and uses it for every
-# position of the prompt; decode reads it again for every token. What lies above
-# the band is neither arithmetic nor traffic; lesson 5 finds out what it is.
+# **Explain.** The sentence above is the whole point: as many positions, the same weights, about as many
+# FLOPs, and two very different times. Prefill reads a weight once and uses it for every position of the
+# prompt; decode reads it again for every token. What lies above the band is neither arithmetic nor
+# traffic; lesson 5 finds out what it is.
 #
-# Move the controls. Each picture is computed, from the cost model and a machine's two roofs: a pass over few
-# tokens waits for bytes, one over many for arithmetic. Follow the crossing from this lesson's model to
-# Llama-2-7B, from this machine to an H100, from float16 to int8.
+# Move the controls. Each picture is computed, from the cost model and a machine's two roofs: a pass over
+# few tokens waits for bytes, one over many for arithmetic. Follow the crossing from this lesson's model
+# to Llama-2-7B, from this machine to an H100, from float16 to int8.
 
 # %%
 lab.crossing_explorer(session)
 
 # %% [markdown]
-# Counted for a model that you have heard of, in float16: reading a prompt of 512 tokens, and writing the next.
+# Counted for a model that you have heard of, in float16: reading a prompt of 512 tokens, and writing the
+# next.
 
 # %% tags=["keep_output", "nbval-check-output"]
 llama = labcore.catalog.architecture("llama-2-7b")
 lab.text_table(lab.cost_rows(llama, prompt=512))
 
 # %% [markdown]
-# **Exercise 02.2** · ★★☆ · importance ●●● · 6 min. Write `prefill_flops(config, n)`: the FLOPs of all linear
-# layers for a prompt of `n` tokens. Leave the attention scores out; the head computes logits for the last
-# position alone. Field names are Hugging Face's: `hidden_size`, `num_attention_heads`,
+# **Exercise 02.2** · ★★☆ · importance ●●● · 6 min. Write `prefill_flops(config, n)`: the FLOPs of all
+# linear layers for a prompt of `n` tokens. Leave the attention scores out; the head computes logits for
+# the last position alone. Field names are Hugging Face's: `hidden_size`, `num_attention_heads`,
 # `num_key_value_heads`, `head_dim`, `intermediate_size`, `num_hidden_layers`, `vocab_size`.
 
 
@@ -208,9 +213,9 @@ def prefill_flops(config, n):
 lab.check("02.2", prefill_flops)
 
 # %% [markdown]
-# **Exercise 02.3** · ★★☆ · importance ●●● · 5 min. Suppose weights were all the bytes that a pass reads. From
-# how many positions on does their arithmetic take longer than reading them? The explorer prints this number
-# too, as "were weights the only bytes".
+# **Exercise 02.3** · ★★☆ · importance ●●● · 5 min. Suppose weights were all the bytes that a pass reads.
+# From how many positions on does their arithmetic take longer than reading them? The explorer prints this
+# number too, as "were weights the only bytes".
 
 
 # %%
@@ -229,9 +234,9 @@ lab.check("02.3", crossing)
 lab.text_table(lab.crossing_rows(["a10", "l4", "a100-80gb-sxm", "h100-sxm", "h200-sxm"]))
 
 # %% [markdown]
-# *Proved on this machine:* a longer prompt makes better use of the arithmetic units, and writing a text costs
-# far more time than reading it. *Not proved:* that a GPU turns exactly where its data sheet says. Lesson 6
-# measures both roofs and puts every operation under them.
+# *Proved on this machine:* a longer prompt makes better use of the arithmetic units, and writing a text
+# costs far more time than reading it. *Not proved:* that a GPU turns exactly where its data sheet says.
+# Lesson 6 measures both roofs and puts every operation under them.
 
 # %% [markdown]
 # ## Part 3 · The cache is what splits them
@@ -278,10 +283,11 @@ ways = lab.same_work(model, length=256, roofs=session.roofs)
 lab.show(lab.same_work_figure(ways), lab.same_work_finding(ways), [way.row() for way in ways])
 
 # %% [markdown]
-# **Explain.** Without a cache a decode step *is* a prefill: same input shape, same FLOPs, same time. The two
-# phases are not two algorithms; they are what is left of one loop once it remembers. Note that the time
-# ratio is smaller than the ratio of the work: recomputing at least keeps the arithmetic units busy, and a
-# step has costs that no cache removes. What the cache itself costs is the subject of lessons 3 and 4.
+# **Explain.** Without a cache a decode step *is* a prefill: same input shape, same FLOPs, same time. The
+# two phases are not two algorithms; they are what is left of one loop once it remembers. Note that the
+# time ratio is smaller than the ratio of the work: recomputing at least keeps the arithmetic units busy,
+# and a step has costs that no cache removes. What the cache itself costs is the subject of lessons 3 and
+# 4.
 #
 # The formulas, against what the engine's traces counted. The last row has its formula only: without a cache
 # it would take minutes.
@@ -335,10 +341,11 @@ def begin(self, n: int) -> Tensor:
 #
 # *10 minutes*
 #
-# **Know.** The network ends in logits. Choosing is ours, and costs next to nothing. **Greedy** takes the best.
-# **Sampling** draws: divide the logits by a *temperature*, turn them into probabilities, then cut the tail:
-# *top-k* keeps the k best, *top-p* the smallest set of best tokens that holds p. A *repetition penalty*
-# weakens tokens that the text already has. On three logits, 2, 1 and 0, the engine's own functions give:
+# **Know.** The network ends in logits. Choosing is ours, and costs next to nothing. **Greedy** takes the
+# best. **Sampling** draws: divide the logits by a *temperature*, turn them into probabilities, then cut
+# the tail: *top-k* keeps the k best, *top-p* the smallest set of best tokens that holds p. A *repetition
+# penalty* weakens tokens that the text already has. On three logits, 2, 1 and 0, the engine's own
+# functions give:
 
 # %% tags=["keep_output", "nbval-check-output"]
 settings = [
@@ -377,9 +384,9 @@ left = lab.survivors(out.trace.steps[step], temperature=1.0, top_p=0.9)
 lab.score("02.4", measured=left)
 
 # %% [markdown]
-# **See.** The grey bars are the model's own probabilities, crossed out where the settings cut a token; the blue
-# ones are what is drawn from. Raise the temperature and watch the number of tokens that top-p keeps grow
-# with it.
+# **See.** The grey bars are the model's own probabilities, crossed out where the settings cut a token;
+# the blue ones are what is drawn from. Raise the temperature and watch the number of tokens that top-p
+# keeps grow with it.
 
 # %%
 lab.sampling_explorer(model, out.trace, step=step)
@@ -405,10 +412,10 @@ lab.finding(lab.decoding_finding(texts))
 lab.table(texts)
 
 # %% [markdown]
-# **Explain.** Temperature changes how much is cut, because top-p adds up probabilities *at that temperature*:
-# in the kept table above, top-p 0.9 keeps two of three tokens at temperature 1 and all three at
-# temperature 2. Beam search spends more compute per token to find text that the model finds likelier, which
-# is what a translator wants, and not what a storyteller wants: likely text is dull text.
+# **Explain.** Temperature changes how much is cut, because top-p adds up probabilities *at that
+# temperature*: in the kept table above, top-p 0.9 keeps two of three tokens at temperature 1 and all
+# three at temperature 2. Beam search spends more compute per token to find text that the model finds
+# likelier, which is what a translator wants, and not what a storyteller wants: likely text is dull text.
 #
 # **Exercise 02.5** · ★★☆ · importance ●●○ · 6 min. Which tokens does top-p keep at this temperature? Return
 # their ids, likeliest first.
@@ -424,9 +431,10 @@ def nucleus(logits, temperature, p):
 lab.check("02.5", nucleus)
 
 # %% [markdown]
-# **Hunt 02.B** · 6 min. The engine's `process_logits` with one bug: users say that text is oddly tame at high
-# temperature, and oddly wild at low. Run the cell, read which cut fails, mend it. (llama.cpp's default chain
-# works in this order on purpose. Here the settings promise the order of vLLM and transformers, so it is a bug.)
+# **Hunt 02.B** · 6 min. The engine's `process_logits` with one bug: users say that text is oddly tame at
+# high temperature, and oddly wild at low. Run the cell, read which cut fails, mend it. (llama.cpp's
+# default chain works in this order on purpose. Here the settings promise the order of vLLM and
+# transformers, so it is a bug.)
 
 # %%
 from labcore.generation import SamplingParams
@@ -451,9 +459,9 @@ def process_logits(logits: Tensor, params: SamplingParams, history: Tensor | Non
 
 
 # %% [markdown]
-# *Proved:* the settings of a sampler are a few lines over one row of logits, their order matters, and none of
-# them touches the two phases. *Not proved:* which settings make good text. That is a matter of taste, of
-# task and of evaluation.
+# *Proved:* the settings of a sampler are a few lines over one row of logits, their order matters, and
+# none of them touches the two phases. *Not proved:* which settings make good text. That is a matter of
+# taste, of task and of evaluation.
 #
 # ## What you take along
 #
