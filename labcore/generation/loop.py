@@ -41,8 +41,8 @@ def _feed(model: Model, tokens: Tensor, cache: KVCache) -> Tensor:
     unseen = tokens[:, cache.length :]
     if not unseen.shape[1]:
         raise PromptError(
-            f"There is nothing to feed: the cache holds {cache.length} positions and {tokens.shape[1]} tokens "
-            "are known; append the token that was chosen last before the next step."
+            f"There is nothing to feed: the cache holds {cache.length} positions and {tokens.shape[1]} "
+            "tokens are known; append the token that was chosen last before the next step."
         )
     return model.transformer(unseen, cache, logits_to_keep=1)[:, -1].float()
 
