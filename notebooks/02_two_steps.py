@@ -283,7 +283,8 @@ ways = lab.same_work(model, length=256, roofs=session.roofs)
 lab.show(lab.same_work_figure(ways), lab.same_work_finding(ways), [way.row() for way in ways])
 
 # %% [markdown]
-# **Explain.** Without a cache a decode step *is* a prefill: same input shape, same FLOPs, same time. The
+# **Explain.** Without a cache a decode step *is* a prefill: same input shape, same FLOPs, and the same
+# time as far as the error bars tell. The
 # two phases are not two algorithms; they are what is left of one loop once it remembers. Note that the
 # time ratio is smaller than the ratio of the work: recomputing at least keeps the arithmetic units busy,
 # and a step has costs that no cache removes. What the cache itself costs is the subject of lessons 3 and
