@@ -35,6 +35,7 @@ def trust(notebooks: Sequence[Path], env: Mapping[str, str] | None = None) -> No
 def command(notebook: Path, *, browser: bool = True, port: int | None = None) -> list[str]:
     """The command line that opens one notebook in JupyterLab, with its folder as the root."""
     words = [sys.executable, "-m", "jupyter", "lab", str(notebook)]
+    words.append(f"--LabApp.default_url=/lab/tree/{notebook.name}")  # the printed address opens it, too
     if not browser:
         words.append("--no-browser")
     if port is not None:
