@@ -45,7 +45,7 @@ def command(notebook: Path, *, browser: bool = True, port: int | None = None) ->
     return words
 
 
-def become(words: Sequence[str]) -> NoReturn:
+def become(words: list[str]) -> NoReturn:
     """Turn this process into JupyterLab, so that Ctrl-C reaches it alone and it ends its kernels itself."""
     os.execve(words[0], words, environment())
 
