@@ -19,22 +19,24 @@ PATH = Path(__file__).parent / "heldout.jsonl"
 STORIES = 300
 # Upper ends of the distance ranges, in tokens from the fact to the answer.
 DISTANCES = (64, 128, 256, 512)
-PER_CELL = 80  # questions of each grade in each range
-_LENGTHS = (60, 110, 210, 440)  # of the stories that questions of a range are put to, at most
+# Questions of each kind in each range, 75 of a grade; how many are of gifts (a thing given twice needs room).
+PER_KIND = {"name": 75, "colour": 25, "number": 25, "owner": 25}
+GIFTS = (0, 0, 4, 10)
+_LENGTHS = (60, 110, 220, 440)  # of the stories that questions of a range are put to, at most
 _LONGEST = 500  # tokens of a prompt
 
 
 def stories() -> Iterator[dict[str, Any]]:
     """Whole documents of all lengths."""
     for number in range(STORIES):
-        length = 40 + (number * 97) % 300
+        length = 40 + (number * 97) % 280
         yield {"type": "story", "text": make_document(f"heldout story {number}", length).text}
 
 
 def recalls(tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    """Stories with one question at the end, PER_CELL for each grade and distance range."""
+    """Stories with one question at the end, PER_KIND in each distance range."""
     for place, longest in enumerate(_LENGTHS):
-        missing = Counter(dict.fromkeys(("induction", "binding", "update"), PER_CELL))
+        missing = Counter(PER_KIND | {"holder": GIFTS[place], "place": 75 - GIFTS[place]})
         number = 0
         while missing.total():
             number += 1
@@ -44,8 +46,8 @@ def recalls(tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
             low = DISTANCES[place - 1] if place else 0
             wanted = low < item["distance"] <= DISTANCES[place] and item["prompt_tokens"] <= _LONGEST
             # A thing that never changed hands needs no latest telling.
-            if wanted and missing[item["grade"]] and (item["grade"] != "update" or item["tellings"] > 1):
-                missing[item["grade"]] -= 1
+            if wanted and missing[item["kind"]] and (item["grade"] != "update" or item["tellings"] > 1):
+                missing[item["kind"]] -= 1
                 yield item
 
 
@@ -70,7 +72,7 @@ def question(document: Document, recall: Recall, tokenizer: Tokenizer) -> dict[s
 
 def write(tokenizer: Tokenizer, path: Path = PATH) -> Path:
     """Write the set as JSON lines."""
-    lines = [json.dumps(item) for item in (*stories(), *recalls(tokenizer))]
+    lines = [json.dumps(item, separators=(",", ":")) for item in (*stories(), *recalls(tokenizer))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

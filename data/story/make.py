@@ -7,7 +7,11 @@ evaluation, model card. Work files go to runs/story (--work); an interrupted run
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from pathlib import Path
+
+import torch
 
 from data.story import evaluate, heldout
 from data.story.dataset import write_bucket
@@ -31,8 +35,21 @@ def make(work: Path) -> None:
     export(main, tokenizer_path, HOME / "model")
     draft = train(draft_plan(main), work, "draft")
     export(draft, tokenizer_path, HOME / "draft")
+    record_training(work)
     heldout.write(load_tokenizer(tokenizer_path))
     evaluate.main()
+
+
+def record_training(work: Path) -> None:
+    """Write training.json from the last lines of the two logs."""
+    runs = {}
+    for name, log in (("story", "main"), ("story-draft", "draft")):
+        last = json.loads((work / f"{log}.log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        runs[name] = {"steps": last["step"], "tokens": last["tokens"], "seconds": last["seconds"]}
+    amx = not torch.cuda.is_available() and torch.cpu._is_amx_tile_supported()
+    hardware = "one GPU" if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    record = {"hardware": hardware + (" with bf16 matrix units" if amx else ""), "runs": runs}
+    (HOME / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,27 +12,30 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from data.story.look_back import look_back
+from labcore.model.transformer import Transformer
+
 PEAK_LR = 3e-3
 
 
-def draw_weights(model: nn.Module, seed: int) -> None:
-    """Draw every matrix from N(0, 1/inputs); what writes to the residual stream is drawn smaller."""
+def draw_weights(model: Transformer, seed: int) -> None:
+    """Draw every matrix from N(0, 1/inputs), what writes to the residual stream at 0; then `look_back`."""
     generator = torch.Generator().manual_seed(seed)
-    depth = len(model.layers)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             continue
         scale = 1 / math.sqrt(parameter.shape[1])
         if name.endswith(("o_proj.weight", "down_proj.weight")):
-            scale /= math.sqrt(2 * depth)
+            scale = 0.0
         with torch.no_grad():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    look_back(model)
 
 
 class Optimiser:
     """fp32 master copies of a bf16 model's weights: Muon for the layers' matrices, AdamW for the rest."""
 
-    def __init__(self, model: nn.Module, seed: int) -> None:
+    def __init__(self, model: Transformer, seed: int) -> None:
         draw_weights(model, seed)
         self.live = dict(model.named_parameters())
         self.masters = {name: nn.Parameter(p.detach().float()) for name, p in self.live.items()}

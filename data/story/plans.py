@@ -20,10 +20,15 @@ MAIN = ModelConfig(
     intermediate_size=448,
     vocab_size=VOCAB_SIZE,
     max_position_embeddings=1024,
+    rope_theta=100_000.0,  # with heads this small, more of the rotary pairs must turn slowly
     tie_word_embeddings=True,
 )
 DRAFT = MAIN.with_(
-    hidden_size=160, num_hidden_layers=3, num_attention_heads=5, num_key_value_heads=1, intermediate_size=448
+    hidden_size=192,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=1,
+    intermediate_size=384,
 )
 
 
@@ -32,15 +37,13 @@ def main_plan() -> Plan:
     return Plan(
         MAIN,
         stages=(
-            Stage(200, {64: 1.0}),
-            Stage(300, {64: 0.2, 128: 0.8}),
-            Stage(500, {64: 0.1, 128: 0.25, 256: 0.65}),
-            Stage(400, {128: 0.6, 256: 0.4}),
-            Stage(400, {64: 0.5, 128: 0.5}),
-            Stage(400, {64: 0.1, 128: 0.5, 256: 0.4}),
-            Stage(2400, {64: 0.1, 128: 0.15, 256: 0.35, 512: 0.4}),
+            Stage(300, {64: 0.7, 128: 0.3}),
+            Stage(500, {64: 0.2, 128: 0.5, 256: 0.3}),
+            Stage(400, {64: 0.3, 128: 0.4, 256: 0.3}),
+            Stage(950, {64: 0.1, 128: 0.2, 256: 0.35, 512: 0.35}),
         ),
-        decay=700,
+        decay=550,
+        peak_lr=2e-3,
     )
 
 
@@ -49,12 +52,12 @@ def draft_plan(teacher: Path) -> Plan:
     return Plan(
         DRAFT,
         stages=(
-            Stage(200, {64: 1.0}),
-            Stage(400, {64: 0.2, 128: 0.8}),
-            Stage(600, {64: 0.1, 128: 0.3, 256: 0.6}),
-            Stage(300, {128: 0.2, 256: 0.4, 512: 0.4}, batch=16384),
+            Stage(200, {64: 0.7, 128: 0.3}),
+            Stage(300, {64: 0.2, 128: 0.5, 256: 0.3}),
+            Stage(500, {64: 0.1, 128: 0.3, 256: 0.4, 512: 0.2}),
         ),
-        decay=500,
+        decay=350,
         seed=1,
+        peak_lr=2e-3,
         teacher=teacher,
     )
