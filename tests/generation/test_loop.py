@@ -146,6 +146,7 @@ def test_trace_without_cache_feeds_everything(model: Model) -> None:
     ).trace
     assert [step.input_shape for step in trace.steps] == [(1, 3), (1, 4), (1, 5)]
     assert [step.cache_bytes for step in trace.steps] == [0, 0, 0]
+    assert [step.costs.kv_read_bytes + step.costs.kv_write_bytes for step in trace.steps] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
