@@ -134,6 +134,7 @@ def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dty
         parameters = weights.parameters_of(transformer)
         for hf, home in homes.items():
             home.of(parameters).copy_(checkpoint.read(hf))
+    transformer.prepare()
     return Model(name, config, transformer, tokenizer)
 
 
@@ -201,6 +202,7 @@ def _random_model(name: str, device: torch.device, dtype: torch.dtype, seed: int
     generator = torch.Generator(device).manual_seed(seed)
     for parameter_name, parameter in weights.parameters_of(transformer).items():
         _draw(parameter_name, parameter, config, generator)
+    transformer.prepare()
     return Model(name, config, transformer, tokenizer=None, random_weights=True)
 
 

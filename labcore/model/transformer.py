@@ -147,13 +147,18 @@ class Transformer(nn.Module):
         cache.commit()
         return self.lm_head(self.norm(x[:, -logits_to_keep:]))
 
+    def prepare(self) -> None:
+        """Build the native twins now, where there are any, rather than in the first decode step."""
+        if self.fast and self.embed_tokens.weight.device.type == "cpu":
+            self._native = native_blocks(self.layers, self.config) or []  # type: ignore[arg-type]
+
     def _layers_for(self, x: Tensor) -> Iterable[Block | NativeBlock]:
         """The layers, or their native twins when few sequences are decoded in fp32 on a CPU."""
         batch, new, _ = x.shape
         if not self.fast or new != 1 or batch > MAX_BATCH or x.device.type != "cpu" or x.requires_grad:
             return self.layers  # type: ignore[return-value]
         if self._native is None or not all(twin.current() for twin in self._native):
-            self._native = native_blocks(self.layers, self.config) or []  # type: ignore[arg-type]
+            self.prepare()
         return self._native or self.layers  # type: ignore[return-value]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Transformer:
