@@ -61,8 +61,12 @@ def _recall(evaluation: dict[str, Any]) -> str:
     ]
     for grade, cells in table.items():
         rows.append(f"| {grade} | " + " | ".join(_cell(cells[column]) for column in columns) + " |")
+        guess = " | ".join(f"{cells[column]['guessing']:.0%}" for column in columns)
+        rows.append(f"| *{grade}, by guessing* | {guess} |")
     kinds = evaluation["recall"]["story"]["by_kind"]
     rows += [
+        "",
+        "Guessing means: naming any word of the story that fits the question, a colour for a colour.",
         "",
         "By what is asked: " + ", ".join(f"{kind} {_cell(cell)}" for kind, cell in kinds.items()) + ".",
     ]

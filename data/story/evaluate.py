@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import labcore
-from data.story import heldout
+from data.story import heldout, lexicon
 from data.story.card import write_card
 from data.story.english import grammar_slips
 from labcore.model import Model
@@ -101,13 +102,30 @@ def answers_right(model: Model, items: Iterable[dict[str, Any]]) -> list[tuple[d
     return results
 
 
-def _cell(results: list[bool]) -> dict[str, Any]:
-    low, high = wilson(sum(results), len(results))
+_CANDIDATES = {
+    "name": lexicon.SECOND_NAMES,
+    "colour": lexicon.COLOURS,
+    "number": lexicon.NUMBERS,
+    "owner": (*lexicon.GIRLS, *lexicon.BOYS),
+    "holder": (*lexicon.GIRLS, *lexicon.BOYS),
+    "place": tuple(lexicon.PLACES),
+}
+
+
+def guessing(item: dict[str, Any]) -> float:
+    """The chance of being right by naming any fitting word of the prompt: a colour for a colour."""
+    return 1 / len(set(re.findall(r"\w+", item["prompt"])) & set(_CANDIDATES[item["kind"]]))
+
+
+def _cell(results: list[tuple[dict[str, Any], bool]]) -> dict[str, Any]:
+    right, count = sum(ok for _, ok in results), len(results)
+    low, high = wilson(right, count)
     return {
-        "right": sum(results),
-        "count": len(results),
-        "share": round(sum(results) / len(results), 4),
+        "right": right,
+        "count": count,
+        "share": round(right / count, 4),
         "interval": [round(low, 4), round(high, 4)],
+        "guessing": round(sum(guessing(item) for item, _ in results) / count, 4),
     }
 
 
@@ -118,13 +136,13 @@ def recall(model: Model) -> dict[str, Any]:
     for grade in ("induction", "binding", "update"):
         cells, low = {}, 0
         for high in heldout.DISTANCES:
-            hits = [ok for item, ok in results if item["grade"] == grade and low < item["distance"] <= high]
-            cells[f"{low + 1}-{high}"] = _cell(hits)
+            asked = [pair for pair in results if pair[0]["grade"] == grade]
+            cells[f"{low + 1}-{high}"] = _cell([pair for pair in asked if low < pair[0]["distance"] <= high])
             low = high
-        cells["all"] = _cell([ok for item, ok in results if item["grade"] == grade])
+        cells["all"] = _cell(asked)
         table["by_distance"][grade] = cells
     for kind in sorted({item["kind"] for item, _ in results}):
-        table["by_kind"][kind] = _cell([ok for item, ok in results if item["kind"] == kind])
+        table["by_kind"][kind] = _cell([pair for pair in results if pair[0]["kind"] == kind])
     return table
 
 

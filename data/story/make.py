@@ -1,4 +1,4 @@
-"""Rebuild the embedded models from nothing: `python -m data.story.make` (about two hours on two cores).
+"""Rebuild the embedded models from nothing: `python -m data.story.make` (under an hour on two cores).
 
 Order: tokenizer, training rows, main model, draft (taught by the main model), export, held-out set,
 evaluation, model card. Work files go to runs/story (--work); an interrupted run goes on where it stopped.

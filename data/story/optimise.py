@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data.story.look_back import look_back
 from labcore.model.transformer import Transformer
 
-PEAK_LR = 2e-3
+PEAK_LR = 3e-3
 
 
 def draw_weights(model: Transformer, seed: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.story.tokens import VOCAB_SIZE
-from data.story.train import Cycle, Plan, Stage
+from data.story.train import Plan, Stage
 from labcore.config import ModelConfig
 
 # Tokens of training rows per bucket; a run that needs more uses them again.
@@ -41,9 +41,9 @@ def main_plan() -> Plan:
             Stage(500, {64: 0.2, 128: 0.5, 256: 0.3}),
             Stage(400, {64: 0.3, 128: 0.4, 256: 0.3}),
             Stage(950, {64: 0.1, 128: 0.2, 256: 0.35, 512: 0.35}),
-            Stage(500, {64: 0.35, 128: 0.35, 256: 0.2, 512: 0.1}),
         ),
-        cycles=(Cycle(2150, decay=550), Cycle(2650, decay=250, peak=1e-3)),
+        decay=550,
+        peak_lr=2e-3,
     )
 
 
@@ -56,7 +56,8 @@ def draft_plan(teacher: Path) -> Plan:
             Stage(300, {64: 0.2, 128: 0.5, 256: 0.3}),
             Stage(500, {64: 0.1, 128: 0.3, 256: 0.4, 512: 0.2}),
         ),
-        cycles=(Cycle(1000, decay=350),),
+        decay=350,
         seed=1,
+        peak_lr=2e-3,
         teacher=teacher,
     )

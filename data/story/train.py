@@ -35,22 +35,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Cycle:
-    """Warm-up, plateau and linear decay to zero (WSD) of the learning rate, over the steps up to `end`."""
-
-    end: int
-    decay: int
-    peak: float = PEAK_LR
-
-
-@dataclass(frozen=True)
 class Plan:
     """All that decides a training run."""
 
     config: ModelConfig
     stages: tuple[Stage, ...]
-    cycles: tuple[Cycle, ...]
+    decay: int  # steps at the end in which the learning rate falls to zero
     seed: int = 0
+    peak_lr: float = PEAK_LR
     warmup: int = 50
     teacher: Path | None = None  # a checkpoint to learn from, beside the text
 
@@ -66,15 +58,9 @@ class Plan:
         return self.stages[-1]
 
     def lr(self, step: int) -> float:
-        """The learning rate of a step, by the cycle that it falls into."""
-        begin = 0
-        for cycle in self.cycles:
-            if step < cycle.end:
-                return cycle.peak * min(
-                    1.0, (step - begin + 1) / self.warmup, (cycle.end - step) / cycle.decay
-                )
-            begin = cycle.end
-        return 0.0
+        """Warm-up, plateau, linear decay (WSD)."""
+        left = (self.steps - step) / self.decay
+        return self.peak_lr * min(1.0, (step + 1) / self.warmup, left)
 
 
 class Batches:

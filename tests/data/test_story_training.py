@@ -16,7 +16,7 @@ from data.story.optimise import draw_weights
 from data.story.plans import DRAFT, MAIN, draft_plan, main_plan
 from data.story.questions import make_document
 from data.story.tokens import BOS, EOS, VOCAB_SIZE, train_tokenizer
-from data.story.train import Batches, Cycle, Plan, Stage, Worker
+from data.story.train import Batches, Plan, Stage, Worker
 from data.story.world import replay
 from labcore import cache
 from labcore.config import ModelConfig
@@ -128,18 +128,11 @@ def test_first_weights_look_back_and_find_what_followed(config: ModelConfig) -> 
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
-    plan = Plan(
-        TINY,
-        (Stage(100, {64: 1.0}), Stage(100, {128: 1.0})),
-        (Cycle(150, 50, peak=1.0), Cycle(200, 20, peak=0.5)),
-        warmup=10,
-    )
+    plan = Plan(TINY, (Stage(100, {64: 1.0}), Stage(100, {128: 1.0})), decay=50, warmup=10, peak_lr=1.0)
     rates = [plan.lr(step) for step in range(200)]
     assert rates[0] == pytest.approx(0.1)
-    assert rates[20] == rates[100] == 1.0
-    assert rates[149] == pytest.approx(0.02)
-    assert rates[170] == 0.5
-    assert rates[199] == pytest.approx(0.025)
+    assert rates[20] == rates[149] == 1.0
+    assert rates[199] == pytest.approx(0.02)
     assert plan.stage_at(99).shares == {64: 1.0}
     assert plan.stage_at(100).shares == {128: 1.0}
 
@@ -155,7 +148,7 @@ def test_workers_share_a_batch_without_overlap(tmp_path: Path) -> None:
 def test_a_run_learns_and_goes_on_where_it_stopped(tmp_path: Path, tokenizer, monkeypatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     np.save(tmp_path / "rows-64.npy", make_rows(tokenizer, 64, 64, "test")[None])
-    plan = Plan(TINY, (Stage(12, {64: 1.0}, batch=1024),), (Cycle(12, 4),), warmup=2)
+    plan = Plan(TINY, (Stage(12, {64: 1.0}, batch=1024),), decay=4, warmup=2)
     lines: list[dict] = []
     whole = Worker(plan, tmp_path, "whole", 0, 1, CPU)
     tokens, weights = (part.to(CPU) for part in whole.batches.rows(64, 0, 0, 16, 1))
@@ -175,4 +168,4 @@ def test_the_plans_reach_long_stories() -> None:
     for plan in (main_plan(), draft_plan(Path("main.pt"))):
         assert 512 in plan.stages[-1].shares
         assert min(plan.stages[0].shares) == 64
-        assert plan.cycles[-1].end == plan.steps
+        assert plan.decay < plan.steps
