@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import labcore
-from data.story import heldout, lexicon
+from data.story import heldout
 from data.story.card import write_card
 from data.story.english import grammar_slips
 from labcore.model import Model
@@ -102,21 +101,6 @@ def answers_right(model: Model, items: Iterable[dict[str, Any]]) -> list[tuple[d
     return results
 
 
-_CANDIDATES = {
-    "name": lexicon.SECOND_NAMES,
-    "colour": lexicon.COLOURS,
-    "number": lexicon.NUMBERS,
-    "owner": (*lexicon.GIRLS, *lexicon.BOYS),
-    "holder": (*lexicon.GIRLS, *lexicon.BOYS),
-    "place": tuple(lexicon.PLACES),
-}
-
-
-def guessing(item: dict[str, Any]) -> float:
-    """The chance of being right by naming any fitting word of the prompt: a colour for a colour."""
-    return 1 / len(set(re.findall(r"\w+", item["prompt"])) & set(_CANDIDATES[item["kind"]]))
-
-
 def _cell(results: list[tuple[dict[str, Any], bool]]) -> dict[str, Any]:
     right, count = sum(ok for _, ok in results), len(results)
     low, high = wilson(right, count)
@@ -125,7 +109,7 @@ def _cell(results: list[tuple[dict[str, Any], bool]]) -> dict[str, Any]:
         "count": count,
         "share": round(right / count, 4),
         "interval": [round(low, 4), round(high, 4)],
-        "guessing": round(sum(guessing(item) for item, _ in results) / count, 4),
+        "guessing": round(sum(heldout.guessing(item) for item, _ in results) / count, 4),
     }
 
 
