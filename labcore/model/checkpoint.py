@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -187,8 +188,9 @@ def save_checkpoint(
     }
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, home / f".{SINGLE}", metadata={"format": "pt"})
-    os.replace(home / f".{SINGLE}", home / SINGLE)
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
     (home / "config.json").write_text(text, encoding="utf-8")
+    save_file(tensors, home / f".{SINGLE}", metadata={"format": "pt"})
+    shutil.copymode(home / "config.json", home / f".{SINGLE}")  # the library writes for its owner alone
+    os.replace(home / f".{SINGLE}", home / SINGLE)
     return home
