@@ -6,17 +6,19 @@ so every kind of cache works with both. `Transformer.fast = False` goes back to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from labcore.config import ModelConfig
 from labcore.kernels import native
 
 if TYPE_CHECKING:
-    from labcore.model.transformer import AttendingCache, Block
+    from labcore.model.transformer import AttendingCache, Block, Transformer
+
+# (the dict that keeps it, its name there, the thing)
+Source = tuple[dict[str, Any], str, Any]
 
 
 class NativeBlock:
@@ -50,12 +52,41 @@ class NativeBlock:
 MAX_BATCH = 16
 
 
-def native_blocks(layers: Iterable[Block], config: ModelConfig) -> list[NativeBlock] | None:
-    """Fast twins of all layers; None where the weights are not fp32, or the kernels cannot be built."""
-    layers = list(layers)
-    if not all(native.fits(_weights(block)) for block in layers) or not native.available():
-        return None
-    return [NativeBlock(block, config) for block in layers]
+class NativeDecoder:
+    """All layers' twins and the head: one decode step from embeddings to logits."""
+
+    def __init__(self, transformer: Transformer) -> None:
+        config = transformer.config
+        self.blocks = [NativeBlock(block, config) for block in _blocks(transformer)]
+        norm, head = transformer.norm.weight, transformer.lm_head.weight
+        self._head = native.HeadKernel(norm, head, config.rms_norm_eps)
+        self._sources = [
+            *_parts_of(transformer),
+            *_parts_of(transformer.norm),
+            *_parts_of(transformer.lm_head),
+        ]
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
+        """(B, 1, hidden) -> logits (B, 1, vocab)."""
+        for block in self.blocks:
+            x = block(x, cos, sin, cache)
+        return self._head(x)
+
+    def current(self) -> bool:
+        """Whether the model still has the modules and parameters that the kernels point at."""
+        mine = all(home.get(name) is thing for home, name, thing in self._sources)
+        return mine and all(block.current() for block in self.blocks)
+
+
+def native_decoder(transformer: Transformer) -> NativeDecoder | None:
+    """The model's fast twin; None where its weights are not fp32 on a CPU, or there are no kernels."""
+    weights = {"norm": transformer.norm.weight, "head": transformer.lm_head.weight}
+    readable = native.fits(weights) and all(native.fits(_weights(block)) for block in _blocks(transformer))
+    return NativeDecoder(transformer) if readable and native.available() else None
+
+
+def _blocks(transformer: Transformer) -> list[Block]:
+    return list(transformer.layers)  # type: ignore[arg-type]
 
 
 def _weights(block: Block) -> dict[str, Tensor | None]:
@@ -77,10 +108,11 @@ def _weights(block: Block) -> dict[str, Tensor | None]:
     }
 
 
-def _sources(block: Block) -> list[tuple[dict[str, Any], str, Any]]:
+def _sources(block: Block) -> list[Source]:
     """Where each module and parameter is kept, to notice when another is put in its place."""
-    found: list[tuple[dict[str, Any], str, Any]] = []
-    for module in block.modules():
-        found += [(module._modules, name, child) for name, child in module._modules.items()]
-        found += [(module._parameters, name, tensor) for name, tensor in module._parameters.items()]
-    return found
+    return [source for module in block.modules() for source in _parts_of(module)]
+
+
+def _parts_of(module: nn.Module) -> list[Source]:
+    children = [(module._modules, name, child) for name, child in module._modules.items()]
+    return [*children, *((module._parameters, name, tensor) for name, tensor in module._parameters.items())]

@@ -13,8 +13,7 @@ from labcore.config import ModelConfig, RopeScaling
 class Rope(nn.Module):
     """Cosines and sines for any positions (Su et al. 2021), computed once a step and shared by all layers."""
 
-    inv_freq: Tensor
-    sign: Tensor
+    signed_freq: Tensor  # (head_dim,): minus the frequencies, then the frequencies
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -24,14 +23,15 @@ class Rope(nn.Module):
     def reset(self, device: torch.device | str | None = None) -> None:
         """(Re)compute the frequencies; needed after a model was made on the meta device."""
         half = inverse_frequencies(self.config)
-        ones = torch.ones_like(half)
-        self.register_buffer("inv_freq", torch.cat([half, half]).to(device=device), persistent=False)
-        self.register_buffer("sign", torch.cat([-ones, ones]).to(device=device), persistent=False)
+        self.register_buffer("signed_freq", torch.cat([-half, half]).to(device=device), persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions (B or 1, n) -> cos, sin (B or 1, 1, n, head_dim); `sin` is minus in its first half."""
-        angles = positions[:, None, :, None] * self.inv_freq
-        return angles.cos().to(dtype), (angles.sin() * self.sign).to(dtype)
+        """positions (B or 1, n) -> cos, sin (B or 1, 1, n, head_dim); `sin` is minus in its first half.
+
+        The sign is in the frequencies: cos(-a) = cos(a), sin(-a) = -sin(a).
+        """
+        angles = positions.view(-1, 1, positions.shape[1], 1) * self.signed_freq
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:

@@ -10,15 +10,14 @@ queries, keys and values come from one product, gate and up from another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from labcore import kernels
 from labcore.config import ModelConfig
-from labcore.model.native_block import MAX_BATCH, NativeBlock, native_blocks
+from labcore.model.native_block import MAX_BATCH, NativeDecoder, native_decoder
 from labcore.model.rope import Rope
 
 
@@ -120,7 +119,7 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rope = Rope(config)
         self.fast = True  # False: the readable path even where a native one exists
-        self._native: list[NativeBlock] | None = None
+        self._native: NativeDecoder | Literal[False] | None = None  # None: not tried yet
         self.tie()
 
     def tie(self) -> None:
@@ -142,26 +141,29 @@ class Transformer(nn.Module):
         """
         x = self.embed_tokens(tokens)  # (B, n, hidden)
         cos, sin = self.rope(cache.begin(tokens.shape[1]), x.dtype)
-        for layer in self._layers_for(x):
-            x = layer(x, cos, sin, cache)
+        if native := self._native_for(x):
+            logits = native(x, cos, sin, cache)
+        else:
+            for layer in self.layers:
+                x = layer(x, cos, sin, cache)
+            logits = self.lm_head(self.norm(x[:, -logits_to_keep:]))
         cache.commit()
-        return self.lm_head(self.norm(x[:, -logits_to_keep:]))
+        return logits
 
     def prepare(self) -> None:
-        """Build the native twins now, where there are any, rather than in the first decode step."""
-        if self.fast and self.embed_tokens.weight.device.type == "cpu":
-            self._native = native_blocks(self.layers, self.config) or []  # type: ignore[arg-type]
+        """Build the native twin now, where there can be one, rather than in the first decode step."""
+        self._native = native_decoder(self) or False
 
-    def _layers_for(self, x: Tensor) -> Iterable[Block | NativeBlock]:
-        """The layers, or their native twins when few sequences are decoded in fp32 on a CPU."""
+    def _native_for(self, x: Tensor) -> NativeDecoder | None:
+        """The native twin, when few sequences are decoded in fp32 on a CPU."""
         batch, new, _ = x.shape
         if not self.fast or new != 1 or batch > MAX_BATCH or x.device.type != "cpu" or x.requires_grad:
-            return self.layers  # type: ignore[return-value]
-        if self._native is None or not all(twin.current() for twin in self._native):
+            return None
+        if self._native is None or (self._native and not self._native.current()):
             self.prepare()
-        return self._native or self.layers  # type: ignore[return-value]
+        return self._native or None
 
     def _apply(self, *args: Any, **kwargs: Any) -> Transformer:
-        """Moving the weights leaves the native twins pointing at memory that is gone."""
+        """Moving the weights leaves the native twin pointing at memory that is gone."""
         self._native = None
         return super()._apply(*args, **kwargs)

@@ -43,9 +43,7 @@ def test_a_step_with_nothing_to_feed_is_refused(model: Model) -> None:
     cache = caches.create("contiguous", model.config)
     known = torch.tensor([[3, 1, 4]])
     prefill(model, known, cache)
-    with pytest.raises(
-        PromptError, match="the cache holds 3 positions and 3 tokens are known"
-    ):
+    with pytest.raises(PromptError, match="the cache holds 3 positions and 3 tokens are known"):
         decode_step(model, known, cache)
 
 

@@ -17,7 +17,7 @@ from labcore.config import ModelConfig
 from labcore.kernels import native
 from labcore.kernels.native import build
 from labcore.model import Transformer
-from labcore.model.native_block import NativeBlock
+from labcore.model.native_block import NativeDecoder
 
 needs_compiler = pytest.mark.skipif(not native.available(), reason=native.status())
 
@@ -75,7 +75,7 @@ def test_equals_the_readable_layer(config: ModelConfig) -> None:
     model = random_model(config)
     tokens = [3, 1, 4, 1, 5, 9, 2, 6]
     fast, plain = decode(model, True, tokens), decode(model, False, tokens)
-    assert isinstance(model._native[0], NativeBlock)
+    assert isinstance(model._native, NativeDecoder)
     torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
 
 
@@ -122,6 +122,23 @@ def test_batches(kind: str, batch: int, padded: bool) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("batch", [1, 3])
+def test_from_few_keys_to_many(batch: int) -> None:
+    """Up to 256 keys the cache attends natively, beyond through PyTorch: no seam."""
+    config = ModelConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=48, vocab_size=20, max_position_embeddings=300,
+    )  # fmt: skip
+    model = random_model(config)
+    tokens = torch.randint(0, 20, (batch, 260))
+    cache = caches.create("contiguous", config, batch_size=batch)
+    model(tokens[:, :252], cache)
+    steps = [model(tokens[:, at : at + 1], cache) for at in range(252, 260)]
+    whole = model(tokens, caches.create("none", config, batch_size=batch))
+    torch.testing.assert_close(torch.cat(steps, 1), whole[:, 252:], atol=1e-4, rtol=1e-4)
+
+
+@needs_compiler
 def test_new_weights_are_noticed() -> None:
     config = ModelConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
@@ -143,7 +160,7 @@ def test_new_weights_are_noticed() -> None:
     )
     model.double()
     torch.testing.assert_close(decode(model, True, tokens), decode(model, False, tokens))
-    assert model._native == []
+    assert model._native is False
 
 
 @needs_compiler

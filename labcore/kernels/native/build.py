@@ -65,10 +65,22 @@ def _load() -> ctypes.CDLL:
         _compile(compiler, path)
     _share_openmp()
     try:
-        return ctypes.CDLL(str(path))
+        return _typed(ctypes.CDLL(str(path)))
     except OSError as error:
         path.unlink(missing_ok=True)  # damaged or of another system: the next start builds it again
         raise NativeUnavailable(f"the built library does not load ({error}).") from None
+
+
+def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
+    """State the arguments once, so that calls may pass plain numbers."""
+    at, number, real, stride = ctypes.c_void_p, ctypes.c_int, ctypes.c_float, ctypes.c_long
+    lib.labcore_before_attention.argtypes = [at] * 4 + [number, at, at, number, number]
+    lib.labcore_after_attention.argtypes = [at] * 4 + [number, number]
+    lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [number, number]
+    lib.labcore_append_and_attend.argtypes = [at] * 7 + [number] * 6 + [stride, number]
+    for name in ("before_attention", "after_attention", "head", "append_and_attend"):
+        getattr(lib, f"labcore_{name}").restype = None
+    return lib
 
 
 def _compile(compiler: str, path: Path) -> None:

@@ -63,21 +63,39 @@ class LayerKernel:
         self.qkv = torch.empty(tokens, heads, 1, config.head_dim)
         widths = (self.threads + 1) * config.hidden_size + 2 * config.intermediate_size
         self._scratch = torch.empty(tokens * widths)
+        self._qkv_at, self._scratch_at = self.qkv.data_ptr(), self._scratch.data_ptr()
 
     def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         """x: (tokens, 1, hidden); cos, sin: (tokens or 1, 1, 1, head_dim). Fills `qkv`."""
         turn = cos.shape[-1] if cos.shape[0] > 1 else 0
         self._before(
-            self._at, _pointer(x), _pointer(cos), _pointer(sin), turn,
-            _pointer(self.qkv), _pointer(self._scratch), self.tokens, self.threads,
+            self._at, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), turn,
+            self._qkv_at, self._scratch_at, self.tokens, self.threads,
         )  # fmt: skip
 
     def after_attention(self, mixed: Tensor, x: Tensor) -> None:
         """mixed: (tokens, h, 1, head_dim); x: the residual stream (tokens, 1, hidden), updated in place."""
-        self._after(
-            self._at, _pointer(mixed), _pointer(x), _pointer(self._scratch), self.tokens, self.threads
-        )
+        at = (mixed.data_ptr(), x.data_ptr(), self._scratch_at)
+        self._after(self._at, *at, self.tokens, self.threads)
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+class HeadKernel:
+    """The last norm and the head's matrix, bound to the C function. Holds on to both tensors."""
+
+    def __init__(self, norm: Tensor, head: Tensor, eps: float) -> None:
+        self._norm, self._head, self._eps = norm, head, eps
+        self._threads = torch.get_num_threads()
+        lib = library()
+        assert lib is not None
+        self._call = lib.labcore_head
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(tokens, 1, hidden) -> logits (tokens, 1, vocab)."""
+        tokens, (vocab, hidden) = x.shape[0], self._head.shape
+        logits = torch.empty(tokens, 1, vocab)
+        scratch = torch.empty(self._threads * tokens * hidden)
+        self._call(
+            hidden, vocab, self._eps, self._norm.data_ptr(), self._head.data_ptr(), x.data_ptr(),
+            logits.data_ptr(), scratch.data_ptr(), tokens, self._threads,
+        )  # fmt: skip
+        return logits

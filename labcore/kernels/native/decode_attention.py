@@ -1,0 +1,49 @@
+"""Cache write and attention of a decode step in one call, for caches that keep each head's rows together.
+
+What `flash_attn_with_kvcache` is to a GPU: at small batches the launches of write, view and attention cost
+more than what they do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labcore.kernels.native.build import library
+
+# Over more keys PyTorch's attention, which computes in tiles, is faster than two passes over them.
+MAX_KEYS = 256
+
+
+class DecodeAttention:
+    """Bound to the store of one layer: (2, B, h_kv, capacity, d) fp32 on the CPU, keys and then values."""
+
+    def __init__(self, store: Tensor, heads: int) -> None:
+        self._store = store
+        _, self._batch, self._kv_heads, self._capacity, self._size = store.shape
+        self._heads, self._group = heads, heads // self._kv_heads
+        self._keys, self._values = (part.data_ptr() for part in store.unbind())
+        lib = library()
+        assert lib is not None
+        self._call = lib.labcore_append_and_attend
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, held: int) -> Tensor:
+        """Append k and v (B, h_kv, 1, d) behind `held` positions; attention of q (B, h, 1, d), same shape.
+
+        q, k and v are views of one tensor (B, h + 2 h_kv, 1, d), as the layer's projection makes them.
+        """
+        out = torch.empty(self._batch, self._heads, 1, self._size)
+        scratch = torch.empty(self._batch * self._heads * (held + 1))
+        tensors = (q, k, v, out, scratch)
+        self._call(
+            self._keys, self._values, *(tensor.data_ptr() for tensor in tensors), self._batch, self._kv_heads,
+            self._group, held, self._capacity, self._size, q.stride(0), torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+    def takes(self, q: Tensor, k: Tensor, v: Tensor, held: int) -> bool:
+        """Whether these lie in memory as the kernel reads them, and are few enough to gain."""
+        apart = q.stride(0)
+        dense = q.stride(1) == k.stride(1) == v.stride(1) == self._size
+        together = k.stride(0) == v.stride(0) == apart or self._batch == 1
+        return held < MAX_KEYS and dense and together and q.dtype == torch.float32 and not q.requires_grad
