@@ -17,6 +17,7 @@ import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,7 +74,9 @@ def _load() -> ctypes.CDLL:
 
 def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     """State the arguments once, so that calls may pass plain numbers."""
-    at, number, real, stride = ctypes.c_void_p, ctypes.c_int, ctypes.c_float, ctypes.c_long
+    at: Any = ctypes.c_void_p
+    number: Any = ctypes.c_int
+    real, stride = ctypes.c_float, ctypes.c_long
     lib.labcore_before_attention.argtypes = [at] * 4 + [number, at, at, number, number]
     lib.labcore_after_attention.argtypes = [at] * 4 + [number, number]
     lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [number, number]
