@@ -284,11 +284,14 @@ lab.show(lab.same_work_figure(ways), lab.same_work_finding(ways), [way.row() for
 
 # %% [markdown]
 # **Explain.** Without a cache a decode step *is* a prefill: same input shape, same FLOPs, and the same
-# time as far as the error bars tell. The
-# two phases are not two algorithms; they are what is left of one loop once it remembers. Note that the
-# time ratio is smaller than the ratio of the work: recomputing at least keeps the arithmetic units busy,
-# and a step has costs that no cache removes. What the cache itself costs is the subject of lessons 3 and
-# 4.
+# time as far as the error bars tell. The two phases are not two algorithms; they are what is left of one
+# loop once it remembers. Note that the time ratio is smaller than the ratio of the work: recomputing at
+# least keeps the arithmetic units busy, and a step has costs that no cache removes. What the cache itself
+# costs is the subject of lessons 3 and 4.
+#
+# In fairness: on a CPU this engine runs a step of one token per sequence through C kernels of its own, and
+# a longer one through PyTorch. Set `model.transformer.fast = False`, run the part again, and both take the
+# same road: decode becomes slower, and the finding stays.
 #
 # The formulas, against what the engine's traces counted. The last row has its formula only: without a cache
 # it would take minutes.

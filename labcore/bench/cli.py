@@ -63,9 +63,9 @@ def _generate_table(data: dict[str, object]) -> Table:
         f"{result['prompt_tokens']} + {result['new_tokens']} tokens, median of {result['repeats']} runs",
         caption=f"Ceiling: {result['bytes_per_step'] / 1e6:.1f} MB a step, read at the measured "
         f"{result['read_bandwidth'] / 1e9:.1f} GB/s, allow {result['ceiling_tokens_per_s']:.1f} tok/s.\n"
-        "time: whole run over labcore's. equal: tokens that are labcore's.",
+        "time: whole run over labcore's. equal: tokens that are labcore's. ceiling: share of it reached.",
     )
-    names = ("engine", "run s", "IQR s", "tok/s", "time", "equal", "TTFT ms", "decode tok/s", "of ceiling")
+    names = ("engine", "run s", "IQR s", "tok/s", "time", "equal", "TTFT ms", "decode tok/s", "ceiling")
     for name in names:
         table.add_column(name, justify="left" if name == "engine" else "right")
     for row in result["rows"]:

@@ -97,6 +97,8 @@ def start(
     _choose("MODE", mode, MODES)
     _choose("SCALE", scale, (*SCALES, "auto"))
     loaded = labcore.load(model, device=device, seed=seed)
+    # The first pass of a process pays for setting up libraries, which is no part of any lesson's measurement.
+    labcore.generate(loaded, [0] * 16, max_new_tokens=2, ignore_eos=True)
     torch.manual_seed(seed)
     if scale == "auto":
         scale = "quick" if loaded.device.type == "cpu" else "full"

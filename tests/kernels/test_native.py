@@ -139,6 +139,21 @@ def test_from_few_keys_to_many(batch: int) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_readable_path_uses_no_native_call(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    config = ModelConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        intermediate_size=24, vocab_size=20,
+    )  # fmt: skip
+    calls: list[str] = []
+    for kind, name in ((native.LayerKernel, "before_attention"), (native.DecodeAttention, "__call__")):
+        original = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *a, f=original, n=name, **k: calls.append(n) or f(*a, **k))
+    decode(random_model(config), fast, [1, 2, 3, 4, 5])
+    assert calls == ["before_attention", "__call__"] * 2 * fast
+
+
+@needs_compiler
 def test_new_weights_are_noticed() -> None:
     config = ModelConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,

@@ -42,8 +42,8 @@ class DecodeAttention:
         return out
 
     def takes(self, q: Tensor, k: Tensor, v: Tensor, held: int) -> bool:
-        """Whether these lie in memory as the kernel reads them, and are few enough to gain."""
-        apart = q.stride(0)
-        dense = q.stride(1) == k.stride(1) == v.stride(1) == self._size
-        together = k.stride(0) == v.stride(0) == apart or self._batch == 1
-        return held < MAX_KEYS and dense and together and q.dtype == torch.float32 and not q.requires_grad
+        """Whether these are parts of one projection, as the native layer makes them, and few enough to gain."""
+        row = self._size * 4
+        first, second, third = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        beside = second - first == self._heads * row and third - second == self._kv_heads * row
+        return beside and held < MAX_KEYS and q.dtype == torch.float32
