@@ -34,10 +34,10 @@ class DecodeAttention:
         """
         out = torch.empty(self._batch, self._heads, 1, self._size)
         scratch = torch.empty(self._batch * self._heads * (held + 1))
-        tensors = (q, k, v, out, scratch)
+        pointers = (tensor.data_ptr() for tensor in (q, k, v, out, scratch))
         self._call(
-            self._keys, self._values, *(tensor.data_ptr() for tensor in tensors), self._batch, self._kv_heads,
-            self._group, held, self._capacity, self._size, q.stride(0), torch.get_num_threads(),
+            self._keys, self._values, *pointers, self._batch, self._kv_heads, self._group, held,
+            self._capacity, self._size, q.stride(0), torch.get_num_threads(),
         )  # fmt: skip
         return out
 
