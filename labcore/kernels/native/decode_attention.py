@@ -42,7 +42,7 @@ class DecodeAttention:
         return out
 
     def takes(self, q: Tensor, k: Tensor, v: Tensor, held: int) -> bool:
-        """Whether these are parts of one projection, as the native layer makes them, and few enough to gain."""
+        """Whether these are parts of one projection, as the native layer makes them, and few enough."""
         row = self._size * 4
         first, second, third = q.data_ptr(), k.data_ptr(), v.data_ptr()
         beside = second - first == self._heads * row and third - second == self._kv_heads * row
