@@ -21,6 +21,7 @@ from torch import Tensor
 from labcore import kernels
 from labcore.config import ModelConfig
 from labcore.errors import CacheFull, OutOfMemory
+from labcore.perf.costs import kv_bytes_per_token
 from labcore.perf.machine import available_memory
 
 # Called with (layer, q, kept keys, mask or None, causal) for whoever wants to look at the attention.
@@ -131,9 +132,7 @@ class KVCache(ABC):
         return (batch_size or self.batch_size, config.num_key_value_heads, positions, config.head_dim)
 
     def _bytes_for(self, positions: int) -> int:
-        config = self.config
-        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-        return self.batch_size * positions * per_token * self.dtype.itemsize
+        return self.batch_size * positions * kv_bytes_per_token(self.config, self.dtype)
 
     def _refuse_if_too_big(self, needed: int) -> None:
         free = available_memory(self.device)

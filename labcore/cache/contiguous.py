@@ -24,7 +24,6 @@ class ContiguousCache(KVCache):
             torch.empty(shape, device=self.device, dtype=self.dtype)
             for _ in range(self.config.num_hidden_layers)
         ]
-
         self._bind()
 
     def _bind(self) -> None:

@@ -27,18 +27,16 @@ class NativeBlock:
     def __init__(self, block: Block, config: ModelConfig) -> None:
         self.layer = block.attention.layer
         self._sources = _sources(block)
-        self._parts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         self.kernel = native.LayerKernel(config, _weights(block))
-        self.q, self.k, self.v = self.kernel.qkv.split(self._parts, dim=1)
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
         """(B, 1, hidden) -> the same tensor."""
-        if x.shape[0] != self.kernel.tokens:
-            self.kernel.resize(x.shape[0])
-            self.q, self.k, self.v = self.kernel.qkv.split(self._parts, dim=1)  # (B, heads, 1, head_dim)
-        self.kernel.before_attention(x, cos, sin)
-        mixed = cache.attend(self.layer, self.q, self.k, self.v)
-        self.kernel.after_attention(mixed.contiguous(), x)
+        kernel = self.kernel
+        if x.shape[0] != kernel.tokens:
+            kernel.resize(x.shape[0])
+        kernel.before_attention(x, cos, sin)
+        mixed = cache.attend(self.layer, kernel.q, kernel.k, kernel.v)
+        kernel.after_attention(mixed.contiguous(), x)
         return x
 
     def current(self) -> bool:

@@ -158,6 +158,13 @@ def _seconds_of_others() -> float | None:
     return None
 
 
+def cache_folder(purpose: str) -> Path:
+    """Where this user's machine keeps what can be made again (LABCORE_CACHE overrides the folder)."""
+    chosen = os.environ.get("LABCORE_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(chosen) if chosen else Path(shared) / "labcore") / purpose
+
+
 def last_level_cache_bytes() -> int | None:
     """Size of the CPU's largest cache as Linux states it, or None where it does not."""
     sizes = [_read(path).strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]

@@ -29,6 +29,7 @@ from labcore.perf.dtypes import canonical
 from labcore.perf.machine import (
     Neighbours,
     available_memory,
+    cache_folder,
     device_name,
     last_level_cache_bytes,
     resolve_device,
@@ -115,12 +116,9 @@ def known(device: str | torch.device = "auto", *, dtype: object | Sequence[objec
 
 
 def cache_path(device: torch.device, dtypes: Sequence[str]) -> Path:
-    """The file in the user's cache that holds this measurement (LABCORE_CACHE overrides the folder)."""
-    chosen = os.environ.get("LABCORE_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(chosen) if chosen else Path(shared) / "labcore"
+    """The file in the user's cache that holds this measurement."""
     parts = (device_name(device), str(device), torch.__version__, f"{torch.get_num_threads()}t", *dtypes)
-    return folder / "roofs" / (re.sub(r"[^a-z0-9.+]+", "-", "_".join(parts).lower()) + ".json")
+    return cache_folder("roofs") / (re.sub(r"[^a-z0-9.+]+", "-", "_".join(parts).lower()) + ".json")
 
 
 def measure_roofs(device: torch.device, dtypes: Sequence[str]) -> Roofs:

@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from labcore.perf.machine import cache_folder
+
 SOURCE = Path(__file__).with_name("layer.c")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
 SECONDS = 120
@@ -44,6 +46,13 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def functions() -> ctypes.CDLL:
+    """The loaded kernels, for who has asked whether they are there. Raises NativeUnavailable if not."""
+    if (loaded := library()) is None:
+        raise NativeUnavailable(status())
+    return loaded
+
+
 def status() -> str:
     """One phrase for `labcore doctor`."""
     try:
@@ -61,7 +70,7 @@ def _load() -> ctypes.CDLL:
         raise NativeUnavailable(
             "no C compiler (cc, gcc, clang) was found; install one, such as Debian's gcc."
         )
-    path = _folder() / f"layer-{_fingerprint(compiler)}.so"
+    path = cache_folder("native") / f"layer-{_fingerprint(compiler)}.so"
     if not path.exists():
         _compile(compiler, path)
     _share_openmp()
@@ -119,12 +128,6 @@ def _fingerprint(compiler: str) -> str:
         processor += platform.processor()
     parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, os.path.realpath(compiler), processor)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _folder() -> Path:
-    chosen = os.environ.get("LABCORE_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(chosen) if chosen else Path(shared) / "labcore") / "native"
 
 
 def _share_openmp() -> None:

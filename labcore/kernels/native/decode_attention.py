@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labcore.kernels.native.build import library
+from labcore.kernels.native.build import functions
 
 # Over more keys PyTorch's attention, which computes in tiles, is faster than two passes over them.
 MAX_KEYS = 256
@@ -23,9 +23,7 @@ class DecodeAttention:
         _, self._batch, self._kv_heads, self._capacity, self._size = store.shape
         self._heads, self._group = heads, heads // self._kv_heads
         self._keys, self._values = (part.data_ptr() for part in store.unbind())
-        lib = library()
-        assert lib is not None
-        self._call = lib.labcore_append_and_attend
+        self._call = functions().labcore_append_and_attend
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, held: int) -> Tensor:
         """Append k and v (B, h_kv, 1, d) behind `held` positions; attention of q (B, h, 1, d), same shape.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labcore.config import ModelConfig
-from labcore.kernels.native.build import library
+from labcore.kernels.native.build import functions, library
 
 # Order as in layer_t.
 WEIGHTS = (
@@ -50,23 +50,23 @@ class LayerKernel:
         shape = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self._layer = _Layer(*shape, config.intermediate_size, config.rms_norm_eps, *pointers)
         self._at = ctypes.byref(self._layer)
-        lib = library()
-        assert lib is not None
+        lib = functions()
         self._before, self._after = lib.labcore_before_attention, lib.labcore_after_attention
         self.resize(1)
 
     def resize(self, tokens: int) -> None:
-        """Make room for so many tokens a call; `qkv` is new then."""
+        """Make room for so many tokens a call; `q`, `k` and `v` are new then."""
         config = self._config
-        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        parts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         self.tokens = tokens
-        self.qkv = torch.empty(tokens, heads, 1, config.head_dim)
+        self._qkv = torch.empty(tokens, sum(parts), 1, config.head_dim)
+        self.q, self.k, self.v = self._qkv.split(parts, dim=1)  # (tokens, heads, 1, head_dim)
         widths = (self.threads + 1) * config.hidden_size + 2 * config.intermediate_size
         self._scratch = torch.empty(tokens * widths)
-        self._qkv_at, self._scratch_at = self.qkv.data_ptr(), self._scratch.data_ptr()
+        self._qkv_at, self._scratch_at = self._qkv.data_ptr(), self._scratch.data_ptr()
 
     def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """x: (tokens, 1, hidden); cos, sin: (tokens or 1, 1, 1, head_dim). Fills `qkv`."""
+        """x: (tokens, 1, hidden); cos, sin: (tokens or 1, 1, 1, head_dim). Fills `q`, `k` and `v`."""
         turn = cos.shape[-1] if cos.shape[0] > 1 else 0
         self._before(
             self._at, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), turn,
@@ -85,9 +85,7 @@ class HeadKernel:
     def __init__(self, norm: Tensor, head: Tensor, eps: float) -> None:
         self._norm, self._head, self._eps = norm, head, eps
         self._threads = torch.get_num_threads()
-        lib = library()
-        assert lib is not None
-        self._call = lib.labcore_head
+        self._call = functions().labcore_head
 
     def __call__(self, x: Tensor) -> Tensor:
         """(tokens, 1, hidden) -> logits (tokens, 1, vocab)."""

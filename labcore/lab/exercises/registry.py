@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
-from labcore.errors import LessonError
 from labcore.lab.exercises.checking import Verdict
+from labcore.lab.register import Register
 
 Check = Callable[[Any], Verdict]
-_exercises: dict[str, Exercise] = {}
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,9 @@ class Exercise:
         return f"{stars} · importance {dots} · {self.minutes} min"
 
 
+_exercises: Register[Exercise] = Register("exercise", "labcore.lab.exercises")
+
+
 def exercise(
     id: str,
     *,
@@ -60,29 +59,12 @@ def exercise(
         )
 
     def register(check: Check) -> Check:
-        _exercises[id] = Exercise(id, title, difficulty, importance, minutes, hints, solution, check, why)
+        entry = Exercise(id, title, difficulty, importance, minutes, hints, solution, check, why)
+        _exercises.add(id, entry)
         return check
 
     return register
 
 
-def find(id: str) -> Exercise:
-    """The exercise with this id. Raises LessonError with the nearest ids when there is none."""
-    _read_lessons()
-    if id not in _exercises:
-        near = difflib.get_close_matches(str(id), _exercises, n=3, cutoff=0.0)
-        raise LessonError(f"There is no exercise {id!r}; the nearest are {', '.join(near)}.")
-    return _exercises[id]
-
-
-def of_lesson(lesson: str) -> list[Exercise]:
-    """All exercises of lesson "01", "02", … in order."""
-    _read_lessons()
-    return [_exercises[id] for id in sorted(_exercises) if id.startswith(f"{lesson}.")]
-
-
-def _read_lessons() -> None:
-    package = import_module("labcore.lab.exercises")
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.name.startswith("lesson"):
-            import_module(f"{package.__name__}.{module.name}")
+find = _exercises.find
+of_lesson = _exercises.of_lesson

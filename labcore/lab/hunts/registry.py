@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,10 +14,10 @@ from labcore.lab import session as sessions
 from labcore.lab.display import note
 from labcore.lab.exercises.checking import Verdict
 from labcore.lab.exercises.desk import source_of
+from labcore.lab.register import Register
 from labcore.lab.results import now
 
 Check = Callable[[Callable[..., Any]], Verdict]
-_hunts: dict[str, Hunt] = {}
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,9 @@ class Hunt:
         return source
 
 
+_hunts: Register[Hunt] = Register("hunt", "labcore.lab.hunts")
+
+
 def planted(
     id: str,
     *,
@@ -67,25 +68,14 @@ def planted(
         raise ValueError(f"hunt {id}: ids are unique and hints at least two")
 
     def register(check: Check) -> Check:
-        _hunts[id] = Hunt(id, title, target, bug, minutes, hints, check)
+        _hunts.add(id, Hunt(id, title, target, bug, minutes, hints, check))
         return check
 
     return register
 
 
-def find(id: str) -> Hunt:
-    """The hunt with this id. Raises LessonError with the nearest ids when there is none."""
-    _read_lessons()
-    if id not in _hunts:
-        near = difflib.get_close_matches(str(id), _hunts, n=3, cutoff=0.0)
-        raise LessonError(f"There is no hunt {id!r}; the nearest are {', '.join(near)}.")
-    return _hunts[id]
-
-
-def of_lesson(lesson: str) -> list[Hunt]:
-    """All hunts of lesson "01", "02", … in order."""
-    _read_lessons()
-    return [_hunts[id] for id in sorted(_hunts) if id.startswith(f"{lesson}.")]
+find = _hunts.find
+of_lesson = _hunts.of_lesson
 
 
 def hunt(id: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -144,10 +134,3 @@ def _tell(planted_bug: Hunt, verdict: Verdict) -> None:
             "bad",
             f"✗ {planted_bug.id} Still there:",
         )
-
-
-def _read_lessons() -> None:
-    package = import_module("labcore.lab.hunts")
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.name.startswith("lesson"):
-            import_module(f"{package.__name__}.{module.name}")
