@@ -44,6 +44,10 @@ class CacheFull(LabError):
     """A KV cache has no room for the tokens of this step; what it held before is untouched."""
 
 
+class NotSupported(LabError):
+    """Something this kind of cache cannot do without giving wrong attention; the message names one that can."""
+
+
 class CatalogError(LabError):
     """A name that the catalogues do not hold; the message offers the nearest ones."""
 

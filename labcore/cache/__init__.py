@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,16 +13,47 @@ from labcore.cache.base import KVCache
 from labcore.cache.contiguous import ContiguousCache
 from labcore.cache.growing import GrowingCache
 from labcore.cache.none import NoCache
+from labcore.cache.spec import ALIASES, CacheSpec
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
 
 KINDS: dict[str, type[KVCache]] = {kind.kind: kind for kind in (NoCache, GrowingCache, ContiguousCache)}
 
-__all__ = ["KINDS", "ContiguousCache", "GrowingCache", "KVCache", "NoCache", "create"]
+__all__ = [
+    "KINDS",
+    "CacheChoice",
+    "CacheFactory",
+    "CacheSpec",
+    "ContiguousCache",
+    "GrowingCache",
+    "KVCache",
+    "NoCache",
+    "create",
+    "is_endless",
+]
+
+
+class CacheFactory(Protocol):
+    """Whatever makes caches, such as a PrefixStore that its caches share blocks through."""
+
+    def __call__(
+        self,
+        config: ModelConfig,
+        *,
+        batch_size: int,
+        capacity: int | None,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        padding: Tensor | None,
+    ) -> KVCache:
+        """An empty cache, or one that fills itself in `adopt`."""
+
+
+CacheChoice = str | CacheSpec | CacheFactory
 
 
 def create(
-    kind: str,
+    kind: CacheChoice,
     config: ModelConfig,
     *,
     batch_size: int = 1,
@@ -28,16 +61,51 @@ def create(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     padding: Tensor | None = None,
+    **settings: Any,
 ) -> KVCache:
     """Make an empty cache.
 
+    kind: a name, a name with settings ("sliding_window:window=64"), a CacheSpec, or a factory.
     capacity: positions per sequence for the kinds that reserve them (default: the model's whole context).
     padding: (batch_size,) int64, how many positions at the start of each sequence are padding.
-    Raises ConfigError for an unknown kind, OutOfMemory before a reservation that would not fit.
+    settings: the kind's own, over those that `kind` brings.
+    Raises ConfigError for an unknown kind or setting, OutOfMemory before a reservation that would not fit.
     """
-    if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"There is no cache kind {kind!r}; choose one of {', '.join(KINDS)}.{hint}")
     limit = capacity or config.max_position_embeddings
-    return KINDS[kind](config, batch_size, limit, torch.device(device), dtype, padding)
+    common: dict[str, Any] = {
+        "batch_size": batch_size,
+        "capacity": limit,
+        "device": torch.device(device),
+        "dtype": dtype,
+    }
+    if not isinstance(kind, str | CacheSpec):
+        return kind(config, padding=padding, **common)
+    spec = CacheSpec.parse(kind) if isinstance(kind, str) else kind
+    chosen = {**spec.settings, **settings}
+    made = _kind(spec.kind)
+    for name in chosen:
+        if name not in made.settings:
+            raise ConfigError(f"The {spec.kind} cache has no setting {name!r}; {_known(made.settings)}.")
+    return made(config, padding=padding, **common, **chosen)
+
+
+def is_endless(kind: CacheChoice) -> bool:
+    """Whether this choice can go on past the model's context."""
+    if isinstance(kind, str | CacheSpec):
+        spec = CacheSpec.parse(kind) if isinstance(kind, str) else kind
+        return _kind(spec.kind).endless
+    return bool(getattr(kind, "endless", False))
+
+
+def _kind(name: str) -> type[KVCache]:
+    if name in KINDS:
+        return KINDS[name]
+    names = [*KINDS, *ALIASES]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"There is no cache kind {name!r}; choose one of {', '.join(names)}.{hint}")
+
+
+def _known(names: Iterable[str]) -> str:
+    listed = ", ".join(names)
+    return f"it has {listed}" if listed else "it has none"

@@ -11,9 +11,10 @@ seen by a real query.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class KVCache(ABC):
     """Keys and values of a batch of sequences, for all layers."""
 
     kind: ClassVar[str]
+    settings: ClassVar[tuple[str, ...]] = ()  # keyword arguments of this kind beyond the common ones
+    endless: ClassVar[bool] = False  # positions may run past the model's context
     observer: Observer | None = None
 
     def __init__(
@@ -55,29 +58,54 @@ class KVCache(ABC):
 
     @property
     def length(self) -> int:
-        """Positions held per sequence, padding included."""
+        """Positions seen per sequence, padding included: the next token stands here."""
+        return self._length
+
+    @property
+    def kept(self) -> int:
+        """Positions still held per sequence; fewer than `length` in kinds that forget."""
         return self._length
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of memory that the keys and values occupy now, reserved room included."""
+        """Bytes allocated on the device for keys, values and what describes them, reserved room included."""
+
+    @property
+    def host_nbytes(self) -> int:
+        """Bytes kept in host memory instead of the device's."""
+        return 0
 
     @property
     def capacity(self) -> int | None:
         """Positions per sequence that fit, or None where nothing is reserved."""
         return None
 
-    @abstractmethod
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, h_kv, n, d) behind what is held; return all kept keys and values (B, h_kv, T, d)."""
+        """Store k, v (B, h_kv, n, d) behind what is held; return all kept keys and values (B, h_kv, T, d).
+
+        What `attend` is made of. A kind whose attention is not plain attention over T keys overrides that.
+        """
+        raise NotImplementedError(f"{type(self).__name__} attends by itself")
 
     @abstractmethod
     def select(self, rows: Tensor) -> None:
         """Continue with these sequences instead: new sequence i is a copy of old sequence rows[i]."""
 
+    def fork(self) -> Self:
+        """An independent cache that goes on from the same content. Here a copy; paged kinds share blocks."""
+        twin = copy.copy(self)
+        twin.observer = None
+        for name, value in vars(self).items():
+            setattr(twin, name, _copied(value))
+        return twin
+
     def truncate(self, n: int) -> None:
-        """Forget everything from position n on. Raises ValueError when fewer than n positions are held."""
+        """Forget everything from position n on.
+
+        Raises ValueError when fewer than n positions were seen, NotSupported where what the position before
+        needs is gone.
+        """
         if not 0 <= n <= self._length:
             raise ValueError(f"Cannot truncate to {n} positions; the cache holds {self._length}.")
         self._length = n
@@ -85,6 +113,14 @@ class KVCache(ABC):
     def reset(self) -> None:
         """Forget everything; reserved memory stays reserved."""
         self.truncate(0)
+
+    # What a generation tells the cache, for kinds that share between generations
+
+    def adopt(self, tokens: Tensor) -> None:  # noqa: B027
+        """Called with the prompts (B, p), padding included, before the first step; may fill the cache."""
+
+    def release(self, tokens: Tensor) -> None:  # noqa: B027
+        """Called with all known tokens (B, t) when the generation is over; may keep the blocks for others."""
 
     # The three calls of the Transformer
 
@@ -143,3 +179,14 @@ class KVCache(ABC):
                 f"{needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free on {self.device}; "
                 f"ask for at most {fits} positions, or for fewer sequences."
             )
+
+
+def _copied(value: Any) -> Any:
+    """Tensors, and tensors in lists and dicts, copied; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -60,6 +60,12 @@ class ContiguousCache(KVCache):
         keys.narrow(2, held, new).copy_(k)
         values.narrow(2, held, new).copy_(v)
         return keys.narrow(2, 0, held + new), values.narrow(2, 0, held + new)
+
+    def fork(self) -> Self:
+        """A copy of the stores, with its own kernels bound to them."""
+        twin = super().fork()
+        twin._bind()
+        return twin
 
     def select(self, rows: Tensor) -> None:
         """Gather the sequences' rows; only the filled part is copied, in place when their number stays."""

@@ -8,7 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from labcore.cache import create
+from labcore.cache import CacheChoice, create, is_endless
 from labcore.errors import SamplingError
 from labcore.generation.answer import Answer
 from labcore.generation.beam import BeamParams, beam_search
@@ -36,7 +36,7 @@ def generate(
     ignore_eos: bool = False,
     num_beams: int = 1,
     length_penalty: float = 1.0,
-    cache: str = "contiguous",
+    cache: CacheChoice = "contiguous",
     trace: bool | TraceOptions = False,
     **sampling: Any,
 ) -> Output | list[Output]:
@@ -44,14 +44,16 @@ def generate(
 
     sampling: the fields of SamplingParams (temperature, top_k, top_p, min_p, repetition_penalty, seed).
     Answers end at an end-of-sequence token (unless ignore_eos), at a stop string (not part of the text),
-    after max_new_tokens, or where the model's context ends. trace: record every step of the first answer.
+    after max_new_tokens, or where the model's context ends (kinds of cache that roll go on past it).
+    cache: a kind, alone or with settings ("sinks:sinks=4,window=60"), a CacheSpec, or a factory.
+    trace: record every step of the first answer.
     Returns an Output, or a list of them for a list of prompts.
     Raises PromptError, SamplingError, OutOfMemory.
     """
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)
     beams = BeamParams(num_beams, length_penalty)
-    prompts = encode_batch(model, prompt)
+    prompts = encode_batch(model, prompt, is_endless(cache))
     if num_beams > 1:
         if params != SamplingParams(seed=params.seed) or stopping.strings or trace:
             raise SamplingError(
@@ -70,7 +72,7 @@ def stream(
     max_new_tokens: int = 64,
     stop: str | Sequence[str] = (),
     ignore_eos: bool = False,
-    cache: str = "contiguous",
+    cache: CacheChoice = "contiguous",
     **sampling: Any,
 ) -> Iterator[Step]:
     """Answer one prompt step by step; arguments as in `generate`, errors raised before the first step."""
@@ -78,7 +80,7 @@ def stream(
         raise SamplingError("stream answers one prompt at a time; use generate for a list of prompts.")
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)
-    return _stream(Generation(model, encode_batch(model, prompt), params, stopping, cache))
+    return _stream(Generation(model, encode_batch(model, prompt, is_endless(cache)), params, stopping, cache))
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from labcore.cache import CacheChoice, is_endless
 from labcore.errors import SamplingError
 from labcore.generation.loop import decode_step, new_cache, prefill
 from labcore.generation.output import FinishReason, Output
@@ -46,7 +47,7 @@ class Hypothesis:
 
 
 def beam_search(
-    model: Model, prompt: PromptBatch, params: BeamParams, stopping: Stopping, cache: str
+    model: Model, prompt: PromptBatch, params: BeamParams, stopping: Stopping, cache: CacheChoice
 ) -> Output:
     """The best answer to one prompt. Raises SamplingError for more beams than the vocabulary can feed."""
     vocab = model.config.vocab_size
@@ -62,12 +63,12 @@ class _Search:
     """The state of one search. `known`: (beams, t) tokens; `scores`: (beams,) fp32."""
 
     def __init__(
-        self, model: Model, prompt: PromptBatch, params: BeamParams, stopping: Stopping, cache: str
+        self, model: Model, prompt: PromptBatch, params: BeamParams, stopping: Stopping, cache: CacheChoice
     ) -> None:
         self.model, self.prompt = model, prompt
         self.beams, self.penalty = params.num_beams, params.length_penalty
         self.start = prompt.tokens.shape[1]
-        self.new_tokens = stopping.room(model, self.start)
+        self.new_tokens = stopping.room(model, self.start, is_endless(cache))
         self.eos = stopping.eos_of(model)
         self.cache = new_cache(model, cache, prompt, self.start + self.new_tokens - 1)
         self.known = prompt.tokens

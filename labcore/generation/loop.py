@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from labcore.cache import KVCache, create
+from labcore.cache import CacheChoice, KVCache, create, is_endless
 from labcore.errors import PromptError
 from labcore.generation.prompts import PromptBatch
 from labcore.generation.sampling import Sampler, SamplingParams
@@ -68,12 +68,12 @@ class Generation:
         prompts: PromptBatch,
         params: SamplingParams,
         stopping: Stopping,
-        cache: str,
+        cache: CacheChoice,
         trace: TraceOptions | None = None,
     ) -> None:
         self.model, self.prompts, self.stopping = model, prompts, stopping
         length = prompts.tokens.shape[1]
-        self.new_tokens = stopping.room(model, length)
+        self.new_tokens = stopping.room(model, length, is_endless(cache))
         # The last token is drawn but never fed, so it needs no room in the cache.
         self.cache = new_cache(model, cache, prompts, length + self.new_tokens - 1)
         self.known = torch.zeros(
@@ -90,8 +90,12 @@ class Generation:
         return self.recorder.trace if self.recorder else None
 
     def __iter__(self) -> Iterator[BatchStep]:
-        for index in range(self.new_tokens):
-            yield self._step(index)
+        self.cache.adopt(self.prompts.tokens)
+        try:
+            for index in range(self.new_tokens):
+                yield self._step(index)
+        finally:
+            self.cache.release(self.known[:, : self.length])
 
     def _step(self, index: int) -> BatchStep:
         start, held = time.perf_counter(), self.cache.length
@@ -114,7 +118,7 @@ class Generation:
         return known.masked_fill(slots < self.prompts.padding.to(known.device)[:, None], -1)
 
 
-def new_cache(model: Model, kind: str, prompts: PromptBatch, capacity: int) -> KVCache:
+def new_cache(model: Model, kind: CacheChoice, prompts: PromptBatch, capacity: int) -> KVCache:
     """An empty cache for these prompts, on the model's device and in its dtype."""
     return create(
         kind,

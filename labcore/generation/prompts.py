@@ -45,24 +45,27 @@ def is_batch(prompt: Prompt) -> bool:
     return bool(prompt) and not isinstance(prompt[0], int)
 
 
-def encode_batch(model: Model, prompt: Prompt) -> PromptBatch:
-    """Tokens of one prompt or of many. Raises PromptError for an empty, overlong or impossible one."""
+def encode_batch(model: Model, prompt: Prompt, endless: bool = False) -> PromptBatch:
+    """Tokens of one prompt or of many. Raises PromptError for an empty, overlong or impossible one.
+
+    endless: the cache goes on past the model's context, so that no prompt is too long.
+    """
     many = list(prompt) if is_batch(prompt) else [prompt]
-    lists = [_encode(model, one, f" {i}" if len(many) > 1 else "") for i, one in enumerate(many)]  # type: ignore[arg-type]
+    lists = [_encode(model, one, f" {i}" if len(many) > 1 else "", endless) for i, one in enumerate(many)]  # type: ignore[arg-type]
     longest = max(len(tokens) for tokens in lists)
     padding = torch.tensor([longest - len(tokens) for tokens in lists])
     rows = [[0] * (longest - len(tokens)) + tokens for tokens in lists]
     return PromptBatch(torch.tensor(rows, device=model.device), padding, lists)
 
 
-def _encode(model: Model, prompt: OnePrompt, which: str) -> list[int]:
+def _encode(model: Model, prompt: OnePrompt, which: str, endless: bool) -> list[int]:
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError(f"Prompt{which} is empty; give at least one character or one token.")
         tokens = _tokenize(model, prompt)
     else:
         tokens = [int(token) for token in prompt]
-    _validate(model, tokens, which)
+    _validate(model, tokens, which, endless)
     return tokens
 
 
@@ -72,11 +75,11 @@ def _tokenize(model: Model, text: str) -> list[int]:
     return model.tokenizer.encode(text, add_bos=model.tokenizer.adds_bos)
 
 
-def _validate(model: Model, tokens: list[int], which: str) -> None:
+def _validate(model: Model, tokens: list[int], which: str, endless: bool) -> None:
     vocab, context = model.config.vocab_size, model.config.max_position_embeddings
     if not tokens:
         raise PromptError(f"Prompt{which} is empty; give at least one character or one token.")
-    if len(tokens) >= context:
+    if len(tokens) >= context and not endless:
         raise PromptError(
             f"Prompt{which} is {len(tokens)} tokens and model {model.name!r} holds {context} in all; "
             f"shorten it to at most {context - 1}, so that one can be generated."

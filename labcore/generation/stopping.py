@@ -37,6 +37,8 @@ class Stopping:
         """The tokens that end an answer of this model."""
         return frozenset() if self.ignore_eos else frozenset(model.config.eos_token_ids)
 
-    def room(self, model: Model, prompt_length: int) -> int:
-        """How many tokens can be generated before the model's context ends."""
+    def room(self, model: Model, prompt_length: int, endless: bool = False) -> int:
+        """How many tokens can be generated before the model's context ends; endless: it does not."""
+        if endless:
+            return self.max_new_tokens
         return min(self.max_new_tokens, model.config.max_position_embeddings - prompt_length)
