@@ -12,12 +12,25 @@ from torch import Tensor
 from labcore.cache.base import KVCache
 from labcore.cache.contiguous import ContiguousCache
 from labcore.cache.growing import GrowingCache
+from labcore.cache.heavy_hitters import HeavyHittersCache
 from labcore.cache.none import NoCache
+from labcore.cache.sinks import SinksCache
+from labcore.cache.sliding_window import SlidingWindowCache
 from labcore.cache.spec import ALIASES, CacheSpec
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
 
-KINDS: dict[str, type[KVCache]] = {kind.kind: kind for kind in (NoCache, GrowingCache, ContiguousCache)}
+KINDS: dict[str, type[KVCache]] = {
+    kind.kind: kind
+    for kind in (
+        NoCache,
+        GrowingCache,
+        ContiguousCache,
+        SlidingWindowCache,
+        SinksCache,
+        HeavyHittersCache,
+    )
+}
 
 __all__ = [
     "KINDS",
@@ -26,8 +39,11 @@ __all__ = [
     "CacheSpec",
     "ContiguousCache",
     "GrowingCache",
+    "HeavyHittersCache",
     "KVCache",
     "NoCache",
+    "SinksCache",
+    "SlidingWindowCache",
     "create",
     "is_endless",
 ]

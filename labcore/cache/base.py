@@ -182,9 +182,11 @@ class KVCache(ABC):
 
 
 def _copied(value: Any) -> Any:
-    """Tensors, and tensors in lists and dicts, copied; anything else as it is."""
+    """Tensors, and tensors in lists, dicts and named tuples, copied; anything else as it is."""
     if isinstance(value, Tensor):
         return value.clone()
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return value._make(map(_copied, value))
     if isinstance(value, list):
         return [_copied(item) for item in value]
     if isinstance(value, dict):

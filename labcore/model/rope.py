@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from labcore.config import ModelConfig, RopeScaling
+from labcore.config import ModelConfig
+from labcore.kernels.rotary import inverse_frequencies
 
 
 class Rope(nn.Module):
@@ -32,22 +31,3 @@ class Rope(nn.Module):
         """
         angles = positions.view(-1, 1, positions.shape[1], 1) * self.signed_freq
         return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """(head_dim / 2,) fp32 radians per position, scaled as the configuration says."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
-    plain = 1.0 / config.rope_theta**exponents
-    scaling = config.rope_scaling
-    if scaling.kind == "linear":
-        return plain / scaling.factor
-    return _llama3(plain, scaling) if scaling.kind == "llama3" else plain
-
-
-def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3.1: slow pairs are slowed by `factor`, fast ones kept, those between blended."""
-    wavelength = 2 * math.pi / plain
-    turns = scaling.original_max_position_embeddings / wavelength
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-    return plain / scaling.factor * (1 - kept) + plain * kept
