@@ -27,7 +27,7 @@ BLOCK = 256
 
 
 class _Held(NamedTuple):
-    """One layer. keys, values: (B, h_kv, entries, d); slots, sums: (B, h_kv, entries) int64, fp32; -1: empty."""
+    """One layer. keys, values: (B, h_kv, entries, d); slots (int64, -1: empty), sums: (B, h_kv, entries)."""
 
     keys: Tensor
     values: Tensor
@@ -101,8 +101,8 @@ class HeavyHittersCache(KVCache):
         """Only to nothing, or to where it is: who was kept was decided by all that has been seen."""
         if n not in (0, self._length):
             raise NotSupported(
-                f"The heavy_hitters cache cannot go back from {self._length} to {n} positions: what it dropped, "
-                "it dropped for what came later; truncate to 0, or use a contiguous cache."
+                f"The heavy_hitters cache cannot go back from {self._length} to {n} positions: what it "
+                "dropped, it dropped for what came later; truncate to 0, or use a contiguous cache."
             )
         super().truncate(n)
         if n == 0:

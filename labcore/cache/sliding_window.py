@@ -190,7 +190,7 @@ def _checked_window(window: int | None, config: ModelConfig) -> int:
     found = getattr(config, "sliding_window", None) if window is None else window
     if found is None:
         raise ConfigError(
-            f"This {config.model_type} model attends to all of its {config.max_position_embeddings} positions "
+            f"This {config.model_type} model attends to all its {config.max_position_embeddings} positions "
             "and states no sliding window; name one to cut its view all the same, such as window=256."
         )
     if not isinstance(found, int) or found < 1:

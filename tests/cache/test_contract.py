@@ -185,7 +185,7 @@ def test_unknown_kind_names_the_kinds() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong, sentence",
+    ("wrong", "sentence"),
     [
         ("contiguous:window=3", "has no setting 'window'; it has none"),
         ("sinks:windoww=3", "has no setting 'windoww'; it has sinks, window, budget"),

@@ -33,8 +33,8 @@ def transformer() -> Transformer:
 class Papers(NoCache):
     """One sequence, all keys at hand: query p attends to `sinks` first and `window` newest positions.
 
-    As StreamingLLM states it: kept keys and the query are given the positions 0, 1, 2, … that they have within
-    the cache. No sinks: the sliding window.
+    As StreamingLLM states it: kept keys and the query are given the positions 0, 1, 2, … that they have
+    within the cache. No sinks: the sliding window.
     """
 
     sinks, window = 0, 1
@@ -232,9 +232,9 @@ def slots_now(cache: HeavyHittersCache, new: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(
-    "spec, sentence",
+    ("spec", "sentence"),
     [
-        ("sliding_window", "attends to all of its 64 positions and states no sliding window"),
+        ("sliding_window", "attends to all its 64 positions and states no sliding window"),
         ("sliding_window:window=0", "A window of 0 positions"),
         ("sinks:budget=4", "A budget of 4 positions cannot hold 4 sinks and a window of at least 1"),
         ("sinks:sinks=-1,window=4", "-1 sinks"),
@@ -278,4 +278,5 @@ def test_nbytes_is_what_its_tensors_hold(transformer: Transformer, spec: str) ->
         HeavyHittersCache: position + 8 * CONFIG.num_key_value_heads * CONFIG.num_hidden_layers * 2 * (8 + 4),
     }[type(cache)]
     assert cache.nbytes == before == 7 * position + extra
-    assert cache.kept == (11 if "sinks" in spec else 7) and cache.length == 20
+    assert cache.kept == (11 if "sinks" in spec else 7)
+    assert cache.length == 20
