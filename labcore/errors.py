@@ -45,7 +45,7 @@ class CacheFull(LabError):
 
 
 class NotSupported(LabError):
-    """Something this kind of cache cannot do without giving wrong attention; the message names one that can."""
+    """What this kind of cache cannot do without giving wrong attention; the message names one that can."""
 
 
 class CatalogError(LabError):

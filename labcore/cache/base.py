@@ -22,11 +22,13 @@ from torch import Tensor
 from labcore import kernels
 from labcore.config import ModelConfig
 from labcore.errors import CacheFull, OutOfMemory
+from labcore.kernels import reference
 from labcore.perf.costs import kv_bytes_per_token
 from labcore.perf.machine import available_memory
 
-# Called with (layer, q, kept keys, mask or None, causal) for whoever wants to look at the attention.
-Observer = Callable[[int, Tensor, Tensor, Tensor | None, bool], None]
+# For whoever wants to look at the attention: called with the layer, a function that computes its weights
+# (B, h, n, T) fp32, and where the T keys stand, (T,) or (B, h_kv, T) int64, -1 for none; None: 0 .. T - 1.
+Observer = Callable[[int, Callable[[], Tensor], Tensor | None], None]
 
 
 class KVCache(ABC):
@@ -141,7 +143,8 @@ class KVCache(ABC):
         keys, values = self.update(layer, k, v)
         causal = self._mask is None and self._new > 1
         if self.observer is not None:
-            self.observer(layer, q, keys, self._mask, causal)
+            mask = self._mask
+            self.observer(layer, lambda: reference.attention_weights(q, keys, mask, causal), None)
         return kernels.attention(q, keys, values, mask=self._mask, causal=causal)
 
     def commit(self) -> None:

@@ -27,19 +27,29 @@ class ContiguousCache(KVCache):
         self._bind()
 
     def _bind(self) -> None:
-        """Bind the native decode kernel to the stores, where there is one and no sequence is padded."""
+        """Bind the native decode kernel to the stores, where there is one."""
         self._decode: list[native.DecodeAttention] = []
-        plain = self.device.type == "cpu" and self.dtype == torch.float32 and self.padding is None
-        if plain and native.available():
+        self._starts = None if self.padding is None else self.padding.int()
+        if self.device.type == "cpu" and self.dtype == torch.float32 and native.available():
             heads = self.config.num_attention_heads
             self._decode = [native.DecodeAttention(store, heads) for store in self.store]
+            self._lengths = torch.zeros(self.batch_size, dtype=torch.int32)
+
+    def begin(self, n: int) -> Tensor:
+        """As in the contract."""
+        positions = super().begin(n)
+        if n == 1 and self._decode:
+            self._lengths.fill_(self._length + 1)
+        return positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As in the contract; a decode step on a CPU writes and attends in one native call."""
         if self._new == 1 and self._decode and self.observer is None:
             decode = self._decode[layer]
-            if decode.takes(q, k, v, self._length):
-                return decode(q, k, v, self._length)
+            # The readable path (fast=False) stays readable throughout.
+            if native.of_native_layer(q, k, v) and decode.takes(q, k, v):
+                longest = self._length + 1
+                return decode(q, k, v, self._lengths, longest=longest, starts=self._starts)
         return super().attend(layer, q, k, v)
 
     @property

@@ -77,16 +77,18 @@ class HeavyHittersCache(KVCache):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention over what this layer holds and over the new positions; then who stays is decided."""
         all_ = self._with_new(self.held[layer], k, v)
-        parts = []
+        parts, seen = [], []
         for begin in range(0, q.shape[2], BLOCK):
             part = q[:, :, begin : begin + BLOCK]
             mask = self._visible(all_.slots, begin, part.shape[2])
-            if self.observer is not None and part.shape[2] == q.shape[2]:
-                heads = mask[:, :, 0].repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # a mask, not keys
-                self.observer(layer, q, all_.keys, heads, False)
             weights = grouped_scores(part, all_.keys).masked_fill(~mask, -math.inf).softmax(-1)
+            seen.append(weights)
             parts.append(grouped_values(weights, all_.values))
             all_.sums.add_((weights * self._real_queries(begin, part.shape[2])).sum((2, 3)))
+            if self.observer is None:
+                seen.clear()
+        if self.observer is not None:
+            self.observer(layer, lambda: torch.cat(seen, dim=3).flatten(1, 2), all_.slots)
         self._next[layer] = self._cut(all_)
         return torch.cat(parts, dim=2)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from labcore import kernels
 from labcore.cache.sliding_window import SlidingWindowCache, ring_slots
 from labcore.errors import ConfigError
+from labcore.kernels import reference
 from labcore.kernels.grouped import grouped_scores, grouped_values
 from labcore.kernels.rotary import inverse_frequencies, rotate_by
 
@@ -83,9 +84,17 @@ class SinksCache(SlidingWindowCache):
         keys[:, :, : self.sinks] = rotate_by(
             self.sink_keys[layer], self._ahead[:, :, None], self._frequencies
         )
+        mask = self._mask
         if self.observer is not None:
-            self.observer(layer, q, keys, self._mask, False)
-        return kernels.attention(q, keys, values, mask=self._mask)
+            held = ring_slots(self._length + 1, self.window, self.device)
+            stands = torch.cat([self._sink_slots(), held.clamp_min(-1)])
+            self.observer(layer, lambda: reference.attention_weights(q, keys, mask), stands)
+        return kernels.attention(q, keys, values, mask=mask)
+
+    def _sink_slots(self) -> Tensor:
+        """(sinks,): where the first row's sinks stand."""
+        start = 0 if self.padding is None else self.padding[0]
+        return torch.arange(self.sinks, device=self.device) + start
 
     def _make_mask(self, slots: Tensor, n: int) -> Tensor | None:
         """For one token: (B or 1, 1, 1, sinks + window), None once every entry is filled and seen."""
@@ -110,14 +119,23 @@ class SinksCache(SlidingWindowCache):
         parts = []
         for begin, end, lowest in self._blocks(q.shape[2]):
             seen = slice(lowest - first, self._length + end - first)
-            back = -self._ahead[:, None, begin:end]
-            to_sinks = grouped_scores(rotate_by(q[:, :, begin:end], back, self._frequencies), sink_keys)
-            to_recent = grouped_scores(q[:, :, begin:end], keys[:, :, seen])
-            mask = self._chunk_mask(begin, end, lowest)[:, :, None]  # (B or 1, 1, 1, n, sinks + T)
-            scores = torch.cat([to_sinks, to_recent], dim=-1).masked_fill(~mask, -torch.inf)
-            both = torch.cat([sink_values, values[:, :, seen]], dim=2)
-            parts.append(grouped_values(scores.softmax(-1), both))
+            weights = self._chunk_weights(q, sink_keys, keys[:, :, seen], begin, end, lowest)
+            parts.append(grouped_values(weights, torch.cat([sink_values, values[:, :, seen]], dim=2)))
+        if self.observer is not None:
+            held = torch.arange(first, first + keys.shape[2], device=self.device)
+            whole = self._chunk_weights(q, sink_keys, keys, 0, q.shape[2], first).flatten(1, 2)
+            self.observer(layer, lambda: whole, torch.cat([self._sink_slots(), held]))
         return torch.cat(parts, dim=2)
+
+    def _chunk_weights(
+        self, q: Tensor, sink_keys: Tensor, keys: Tensor, begin: int, end: int, lowest: int
+    ) -> Tensor:
+        """(B, h_kv, h / h_kv, n, sinks + T): queries are turned back to where they stand from the sinks."""
+        back = -self._ahead[:, None, begin:end]
+        to_sinks = grouped_scores(rotate_by(q[:, :, begin:end], back, self._frequencies), sink_keys)
+        to_recent = grouped_scores(q[:, :, begin:end], keys)
+        mask = self._chunk_mask(begin, end, lowest)[:, :, None]  # (B or 1, 1, 1, n, sinks + T)
+        return torch.cat([to_sinks, to_recent], dim=-1).masked_fill(~mask, -torch.inf).softmax(-1)
 
     def _chunk_mask(self, begin: int, end: int, lowest: int) -> Tensor:
         """(B or 1, 1, n, sinks + T): the sinks so far, then the window without them."""

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from labcore import kernels
-from labcore.cache.base import KVCache
+from labcore.cache.base import KVCache, Observer
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError, NotSupported
+from labcore.kernels import reference
 
 # Queries of a long chunk are attended in blocks, so that its masks stay small.
 BLOCK = 512
@@ -116,10 +117,11 @@ class SlidingWindowCache(KVCache):
         values[:, :, entry : entry + 1] = v
         self._written = max(self._written, self._length + 1)
         filled = min(self._length + 1, self.window)
-        keys, values = keys[:, :, :filled], values[:, :, :filled]
+        keys, values, mask = keys[:, :, :filled], values[:, :, :filled], self._mask
         if self.observer is not None:
-            self.observer(layer, q, keys, self._mask, False)
-        return kernels.attention(q, keys, values, mask=self._mask)
+            held = ring_slots(self._length + 1, self.window, self.device)[:filled]
+            self.observer(layer, lambda: reference.attention_weights(q, keys, mask), held)
+        return kernels.attention(q, keys, values, mask=mask)
 
     def _make_mask(self, slots: Tensor, n: int) -> Tensor | None:
         """For one token: which entries are real, (B, 1, 1, filled); a chunk makes its masks by block."""
@@ -138,10 +140,15 @@ class SlidingWindowCache(KVCache):
         for begin, end, lowest in self._blocks(q.shape[2]):
             seen = slice(lowest - first, self._length + end - first)
             part, mask = keys[:, :, seen], self._chunk_mask(begin, end, lowest)
-            if self.observer is not None and end - begin == q.shape[2]:
-                self.observer(layer, q, part, mask, False)
             parts.append(kernels.attention(q[:, :, begin:end], part, values[:, :, seen], mask=mask))
+        if self.observer is not None:
+            self._show_chunk(self.observer, layer, q, first, keys)
         return torch.cat(parts, dim=2)
+
+    def _show_chunk(self, observer: Observer, layer: int, q: Tensor, first: int, keys: Tensor) -> None:
+        mask = self._chunk_mask(0, self._new, first)
+        held = torch.arange(first, first + keys.shape[2], device=self.device)
+        observer(layer, lambda: reference.attention_weights(q, keys, mask), held)
 
     def _with_past(self, layer: int, k: Tensor, v: Tensor) -> tuple[int, Tensor, Tensor]:
         """(position of the first key, keys, values): what the chunk may see, in the order of positions."""

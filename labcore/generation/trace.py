@@ -6,7 +6,7 @@ step used, after its time was taken; FLOPs and bytes come from the cost model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from labcore.cache import KVCache
 from labcore.errors import ConfigError
-from labcore.kernels import reference
 from labcore.model import Model
 from labcore.perf.costs import StepCosts, step_costs
 
@@ -42,7 +41,8 @@ class TraceStep:
     """One forward pass and the token drawn from it. Bytes are bytes, seconds include the draw.
 
     position: of the first token fed; context: the sequence's length after the step's positions were computed;
-    cache_length: positions held after the step; attention: (layer, head) -> (n, T) fp32 probabilities.
+    cache_length: positions held after the step; attention: (layer, head) -> (n, context) fp32 probabilities,
+    0 where a cache has forgotten the position.
     """
 
     index: int
@@ -109,7 +109,7 @@ class Recorder:
         self.trace = Trace(prompt_tokens=prompt)
         self._padding = 0 if cache.padding is None else int(cache.padding[0])
         self._heads = _chosen_heads(model, options)
-        self._seen: dict[int, tuple[Tensor, Tensor, Tensor | None, bool]] = {}
+        self._seen: dict[int, tuple[Callable[[], Tensor], Tensor | None]] = {}
         if self._heads:
             cache.observer = self._observe
 
@@ -135,18 +135,21 @@ class Recorder:
                 costs=step_costs(config, batch, context, new, dtype=dtype, cached=self.cache.kind != "none"),
                 seconds=seconds,
                 logits=logits[0].cpu().clone(),
-                attention=self._attention(),
+                attention=self._attention(context),
             )
         )
 
-    def _observe(self, layer: int, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> None:
+    def _observe(self, layer: int, weights: Callable[[], Tensor], slots: Tensor | None) -> None:
         if layer in self._heads:
-            self._seen[layer] = (q[:1], k[:1], None if mask is None else mask[:1], causal)
+            self._seen[layer] = (weights, slots)
 
-    def _attention(self) -> dict[tuple[int, int], Tensor]:
+    def _attention(self, context: int) -> dict[tuple[int, int], Tensor]:
         found: dict[tuple[int, int], Tensor] = {}
-        for layer, (q, k, mask, causal) in self._seen.items():
-            weights = reference.attention_weights(q, k, mask, causal)[0].cpu()
+        for layer, (compute, slots) in self._seen.items():
+            weights = compute()[0]
+            if slots is not None:
+                weights = _at_positions(weights, slots, context)
+            weights = weights.cpu()
             found |= {(layer, head): weights[head] for head in self._heads[layer]}
         self._seen.clear()
         return found
@@ -159,6 +162,15 @@ class Recorder:
     def _text(self, token: int) -> str:
         tokenizer = self.model.tokenizer
         return tokenizer.token_text(token) if tokenizer else str(token)
+
+
+def _at_positions(weights: Tensor, slots: Tensor, context: int) -> Tensor:
+    """(h, n, T) weights of kept keys, each put where its key stands in the text -> (h, n, context)."""
+    stands = slots.expand(1, -1) if slots.dim() == 1 else slots[0]
+    stands = stands.repeat_interleave(weights.shape[0] // stands.shape[0], dim=0)  # (h, T)
+    index = stands.clamp_min(0)[:, None].expand_as(weights)
+    out = weights.new_zeros(*weights.shape[:2], context)
+    return out.scatter_add(2, index, weights.masked_fill((stands < 0)[:, None], 0.0))
 
 
 def trace_options(trace: bool | TraceOptions) -> TraceOptions | None:

@@ -5,5 +5,14 @@ Each function here has a plain twin in `reference.py`, written to be read and to
 
 from labcore.kernels.attention import attention
 from labcore.kernels.elementwise import apply_rope, rms_norm, swiglu
+from labcore.kernels.paged import gather_blocks, paged_attention, write_blocks
 
-__all__ = ["apply_rope", "attention", "rms_norm", "swiglu"]
+__all__ = [
+    "apply_rope",
+    "attention",
+    "gather_blocks",
+    "paged_attention",
+    "rms_norm",
+    "swiglu",
+    "write_blocks",
+]

@@ -50,3 +50,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, ca
     weights = attention_weights(q, k, mask, causal)
     grouped = weights.reshape(batch, k.shape[1], heads // k.shape[1], n, -1)
     return (grouped @ v.float().unsqueeze(2)).reshape(batch, heads, n, size).to(q.dtype)
+
+
+def paged_attention(q: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tensor) -> Tensor:
+    """Sequence by sequence, position by position; arguments as in `kernels.paged_attention`."""
+    out = torch.zeros_like(q)
+    block_size = pool.shape[3]
+    for row, length in enumerate(context_lens.tolist()):
+        if length:
+            table = block_tables[row].tolist()
+            places = [(table[t // block_size], t % block_size) for t in range(length)]
+            held = torch.stack([pool[:, :, block, offset] for block, offset in places], dim=2)
+            out[row] = attention(q[row : row + 1], held[:1], held[1:])[0]
+    return out

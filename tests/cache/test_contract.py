@@ -12,23 +12,12 @@ from labcore.config import ModelConfig
 from labcore.errors import CacheFull, ConfigError, NotSupported, OutOfMemory
 from labcore.model.transformer import Transformer
 from labcore.perf import costs
+from tests.caches import EXACT
 
 CONFIG = ModelConfig(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
     intermediate_size=48, vocab_size=50, max_position_embeddings=64,
 )  # fmt: skip
-# Every kind, with settings under which it keeps everything: all of them must give plain attention then.
-EXACT = {
-    "none": "none",
-    "growing": "growing",
-    "contiguous": "contiguous",
-    "sliding_window": "sliding_window:window=64",
-    "sinks": "sinks:sinks=4,window=60",
-    "heavy_hitters": "heavy_hitters:budget=1.0",
-    "offloaded": "offloaded",
-    "paged": "paged:block_size=4",
-    "prefix": "prefix:block_size=4",
-}
 KEEPING = [spec for kind, spec in EXACT.items() if kind != "none"]
 
 

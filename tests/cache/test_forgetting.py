@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -195,15 +196,13 @@ def test_heavy_hitters_drop_the_least_attended(transformer: Transformer) -> None
     assert isinstance(cache, HeavyHittersCache)
     sums: dict[tuple[int, int], float] = {}
 
-    def watch(layer: int, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> None:
+    def watch(layer: int, compute: Callable[[], Tensor], slots: Tensor | None) -> None:
         if layer:
             return
-        weights = labcore.kernels.reference.attention_weights(q, k, mask, causal)[0]
-        group = q.shape[1] // k.shape[1]
-        per_head = weights.reshape(k.shape[1], group, q.shape[2], -1).sum((1, 2))
-        slots = slots_now(cache, q.shape[2])
-        for head in range(k.shape[1]):
-            for slot, weight in zip(slots[head], per_head[head].tolist(), strict=True):
+        assert slots is not None
+        per_head = compute()[0].unflatten(0, (CONFIG.num_key_value_heads, -1)).sum((1, 2))
+        for head in range(CONFIG.num_key_value_heads):
+            for slot, weight in zip(slots[0, head].tolist(), per_head[head].tolist(), strict=True):
                 if slot >= 0:
                     sums[head, slot] = sums.get((head, slot), 0.0) + weight
 

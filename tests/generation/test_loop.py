@@ -10,9 +10,10 @@ from labcore import cache as caches
 from labcore.errors import PromptError, SamplingError
 from labcore.generation import TraceOptions, decode_step, prefill
 from labcore.model import Model
+from tests.caches import EXACT
 
 PROMPT = "once upon a time"
-KINDS = list(caches.KINDS)
+KINDS = list(EXACT.values())
 
 
 def by_hand(model: Model, tokens: list[int], n: int) -> list[int]:

@@ -18,6 +18,7 @@ from labcore.kernels import native
 from labcore.kernels.native import build
 from labcore.model import Transformer
 from labcore.model.native_block import NativeDecoder
+from tests.caches import EXACT
 
 needs_compiler = pytest.mark.skipif(not native.available(), reason=native.status())
 
@@ -80,7 +81,7 @@ def test_equals_the_readable_layer(config: ModelConfig) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", list(caches.KINDS))
+@pytest.mark.parametrize("kind", EXACT.values())
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_cache_and_any_number_of_threads(kind: str, threads: int) -> None:
     config = ModelConfig(
@@ -100,7 +101,7 @@ def test_any_cache_and_any_number_of_threads(kind: str, threads: int) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", list(caches.KINDS))
+@pytest.mark.parametrize("kind", EXACT.values())
 @pytest.mark.parametrize("batch", [2, 3, 5, 8])
 @pytest.mark.parametrize("padded", [False, True])
 def test_batches(kind: str, batch: int, padded: bool) -> None:
@@ -124,7 +125,7 @@ def test_batches(kind: str, batch: int, padded: bool) -> None:
 @needs_compiler
 @pytest.mark.parametrize("batch", [1, 3])
 def test_from_few_keys_to_many(batch: int) -> None:
-    """Up to 256 keys the cache attends natively, beyond through PyTorch: no seam."""
+    """From few keys, in one part, to many, split among threads: no seam."""
     config = ModelConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
         intermediate_size=48, vocab_size=20, max_position_embeddings=300,

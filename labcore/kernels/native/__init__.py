@@ -1,7 +1,7 @@
 """C kernels for the CPU: compiled at first use where a compiler is present, called on tensor pointers."""
 
 from labcore.kernels.native.build import status
-from labcore.kernels.native.decode_attention import DecodeAttention
+from labcore.kernels.native.decode_attention import DecodeAttention, of_native_layer
 from labcore.kernels.native.layer import HeadKernel, LayerKernel, available, fits
 
-__all__ = ["DecodeAttention", "HeadKernel", "LayerKernel", "available", "fits", "status"]
+__all__ = ["DecodeAttention", "HeadKernel", "LayerKernel", "available", "fits", "of_native_layer", "status"]

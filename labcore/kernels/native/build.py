@@ -23,7 +23,7 @@ import torch
 
 from labcore.perf.machine import cache_folder
 
-SOURCE = Path(__file__).with_name("layer.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("layer.c", "attention.c"))
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
 SECONDS = 120
 
@@ -70,7 +70,7 @@ def _load() -> ctypes.CDLL:
         raise NativeUnavailable(
             "no C compiler (cc, gcc, clang) was found; install one, such as Debian's gcc."
         )
-    path = cache_folder("native") / f"layer-{_fingerprint(compiler)}.so"
+    path = cache_folder("native") / f"labcore-{_fingerprint(compiler)}.so"
     if not path.exists():
         _compile(compiler, path)
     _share_openmp()
@@ -89,8 +89,8 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.labcore_before_attention.argtypes = [at] * 4 + [number, at, at, number, number]
     lib.labcore_after_attention.argtypes = [at] * 4 + [number, number]
     lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [number, number]
-    lib.labcore_append_and_attend.argtypes = [at] * 7 + [number] * 6 + [stride, number]
-    for name in ("before_attention", "after_attention", "head", "append_and_attend"):
+    lib.labcore_decode_attention.argtypes = [at] * 10 + [number] * 7 + [stride] * 5 + [number]
+    for name in ("before_attention", "after_attention", "head", "decode_attention"):
         getattr(lib, f"labcore_{name}").restype = None
     return lib
 
@@ -100,9 +100,11 @@ def _compile(compiler: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            object_, library_ = Path(folder) / "layer.o", Path(folder) / "layer.so"
-            _run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(object_)])
-            _run([compiler, "-shared", str(object_), "-lm", "-o", str(library_)])
+            library_ = Path(folder) / "labcore.so"
+            objects = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
+            for source, object_ in zip(SOURCES, objects, strict=True):
+                _run([compiler, *FLAGS, "-c", str(source), "-o", object_])
+            _run([compiler, "-shared", *objects, "-lm", "-o", str(library_)])
             library_.replace(path)
     except OSError as error:
         raise NativeUnavailable(f"the library cannot be written ({error}).") from None
@@ -126,7 +128,8 @@ def _fingerprint(compiler: str) -> str:
         processor += next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         processor += platform.processor()
-    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, os.path.realpath(compiler), processor)
+    sources = [source.read_text(encoding="utf-8") for source in SOURCES]
+    parts = (*sources, *FLAGS, os.path.realpath(compiler), processor)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """Cache write and attention of a decode step in one call, for caches that keep each head's rows together.
 
 What `flash_attn_with_kvcache` is to a GPU: at small batches the launches of write, view and attention cost
-more than what they do.
+more than what they do, and at long contexts each key and value is read once for all heads that share it.
 """
 
 from __future__ import annotations
@@ -11,37 +11,75 @@ from torch import Tensor
 
 from labcore.kernels.native.build import functions
 
-# Over more keys PyTorch's attention, which computes in tiles, is faster than two passes over them.
-MAX_KEYS = 256
+MAX_GROUP = 16  # query heads that share a KV head; as in attention.c
+# A thread gets no fewer positions of one sequence than this: below it, merging costs more than it saves.
+MIN_SPLIT = 256
 
 
 class DecodeAttention:
-    """Bound to the store of one layer: (2, B, h_kv, capacity, d) fp32 on the CPU, keys and then values."""
+    """Bound to the keys and values of one layer, fp32 on the CPU.
 
-    def __init__(self, store: Tensor, heads: int) -> None:
-        self._store = store
-        _, self._batch, self._kv_heads, self._capacity, self._size = store.shape
+    The store of a contiguous cache, (2, B, h_kv, capacity, d), is one block a sequence; the pool of a paged
+    one is (2, h_kv, num_blocks, block_size, d).
+    """
+
+    def __init__(self, store: Tensor, heads: int, *, paged: bool = False) -> None:
+        self._store, self._paged = store, paged  # held: the kernel points into it
+        keys, values = (store.transpose(1, 2) if paged else store).unbind()
+        self._kv_heads, self._block, self._size = keys.shape[1:]
+        self._strides = keys.stride()[:2]  # to the next block, to the next head
         self._heads, self._group = heads, heads // self._kv_heads
-        self._keys, self._values = (part.data_ptr() for part in store.unbind())
-        self._call = functions().labcore_append_and_attend
+        self._keys, self._values = keys.data_ptr(), values.data_ptr()
+        self._call = functions().labcore_decode_attention
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, held: int) -> Tensor:
-        """Append k and v (B, h_kv, 1, d) behind `held` positions; attention of q (B, h, 1, d), same shape.
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        lengths: Tensor,
+        *,
+        longest: int,
+        tables: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
+        """Append k and v (B, h_kv, 1, d), then the attention of q (B, h, 1, d); returns its shape.
 
-        q, k and v are views of one tensor (B, h + 2 h_kv, 1, d), as the layer's projection makes them.
+        lengths: (B,) int32, positions of each sequence with the new one; a row of length 0 takes no part.
+        longest: the largest of them. tables: (B, max_blocks) int32, for a pool. starts: (B,) int32, the
+        first position that is not padding.
         """
-        out = torch.empty(self._batch, self._heads, 1, self._size)
-        scratch = torch.empty(self._batch * self._heads * (held + 1))
-        pointers = (tensor.data_ptr() for tensor in (q, k, v, out, scratch))
+        batch, threads = q.shape[0], torch.get_num_threads()
+        items = batch * self._kv_heads
+        splits = max(1, min(-(-threads // items) if items < threads else 1, longest // MIN_SPLIT))
+        out = torch.empty(batch, self._heads, 1, self._size)
+        parts = torch.empty(items * splits * self._group * (self._size + 2))
         self._call(
-            self._keys, self._values, *pointers, self._batch, self._kv_heads, self._group, held,
-            self._capacity, self._size, q.stride(0), torch.get_num_threads(),
+            self._keys, self._values, _at(tables), lengths.data_ptr(), _at(starts),
+            q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), parts.data_ptr(),
+            batch, self._kv_heads, self._group, self._size, self._block,
+            0 if tables is None else tables.shape[1], splits,
+            *self._strides, q.stride(0), k.stride(0), v.stride(0), threads,
         )  # fmt: skip
         return out
 
-    def takes(self, q: Tensor, k: Tensor, v: Tensor, held: int) -> bool:
-        """Whether these are parts of one projection, as the native layer makes them, and few enough."""
-        row = self._size * 4
-        first, second, third = q.data_ptr(), k.data_ptr(), v.data_ptr()
-        beside = second - first == self._heads * row and third - second == self._kv_heads * row
-        return beside and held < MAX_KEYS and q.dtype == torch.float32
+    def takes(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
+        """Whether the kernel can read these: fp32, heads one behind the other, not too many to a group."""
+        if self._group > MAX_GROUP:
+            return False
+        size = self._size
+        return all(
+            part.dtype == torch.float32 and part.stride(1) == size and part.stride(3) == 1
+            for part in (q, k, v)
+        )
+
+
+def of_native_layer(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether these lie one behind the other, as the native layer's projection leaves them."""
+    first, second, third = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    row = q.shape[-1] * q.element_size()
+    return second - first == q.shape[1] * row and third - second == k.shape[1] * row
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -182,36 +182,3 @@ void labcore_head(int hidden, int vocab, float eps, const float *norm, const flo
         product(head, NULL, normed, logits, vocab, share(vocab), hidden, tokens);
     }
 }
-
-/* Append one key and value a sequence to a cache, then attend over all of it, as a serving engine's fused decode
- * kernel does. keys and values, each (batch, kv_heads, capacity, d), hold `held` positions; new_k and new_v are
- * (batch, kv_heads, d) and q (batch, heads, d), `stride` floats from one sequence to the next.
- * out: (batch, heads, d). scratch: batch * heads * (held + 1) floats. */
-void labcore_append_and_attend(float *keys, float *values, const float *q, const float *new_k, const float *new_v,
-                               float *out, float *scratch, int batch, int kv_heads, int group, int held,
-                               int capacity, int d, long stride, int threads) {
-    float scale = 1.0f / sqrtf((float)d);
-    int heads = kv_heads * group, length = held + 1;
-    for (int item = 0; item < batch * kv_heads; item++) {
-        size_t from = item / kv_heads * stride + item % kv_heads * d, to = ((size_t)item * capacity + held) * d;
-        memcpy(keys + to, new_k + from, d * sizeof(float));
-        memcpy(values + to, new_v + from, d * sizeof(float));
-    }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int item = 0; item < batch * heads; item++) {
-        int sequence = item / heads, head = item % heads;
-        size_t at = (size_t)(sequence * kv_heads + head / group) * capacity * d;
-        float *score = scratch + (size_t)item * length, *to = out + (size_t)item * d, top = -INFINITY, sum = 0;
-        product(keys + at, NULL, q + sequence * stride + (long)head * d, score, 0, (range_t){0, length}, d, 1);
-        for (int t = 0; t < length; t++) top = score[t] > top ? score[t] : top;
-#pragma omp simd reduction(+ : sum)
-        for (int t = 0; t < length; t++) sum += score[t] = expf((score[t] - top) * scale);
-        for (int i = 0; i < d; i++) to[i] = 0;
-        for (int t = 0; t < length; t++) {
-            const float *value = values + at + (size_t)t * d;
-            float weight = score[t] / sum;
-#pragma omp simd
-            for (int i = 0; i < d; i++) to[i] += weight * value[i];
-        }
-    }
-}

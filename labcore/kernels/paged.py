@@ -1,0 +1,103 @@
+"""Attention over a cache that lies in blocks, and the two copies between blocks and plain tensors.
+
+A layer's pool is one tensor (2, h_kv, num_blocks, block_size, d), keys and then values. Heads come before
+blocks: blocks that follow each other in the pool then follow each other in memory for each head, and a
+sequence whose blocks were allocated in a row is read as one stream.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from labcore.kernels import native
+from labcore.kernels.attention import attention
+from labcore.kernels.native.build import NativeUnavailable
+
+
+def paged_attention(
+    q: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tensor, *, longest: int | None = None
+) -> Tensor:
+    """Attention of each sequence's newest token over its blocks (Kwon et al. 2023).
+
+    q: (B, h, 1, d). block_tables: (B, max_blocks) int32, unused entries any valid block. context_lens: (B,)
+    int32, the token's own position included; 0: the row takes no part and comes back as zeros. longest: the
+    largest of them, where the caller knows it (reading it waits for the GPU). Returns (B, h, 1, d).
+    """
+    longest = int(context_lens.max()) if longest is None else longest
+    if q.is_cuda and _triton_ready():
+        from labcore.kernels.triton.paged_attention import paged_attention as on_gpu
+
+        out: Tensor = on_gpu(q, pool, block_tables, context_lens, longest=longest)
+        return out
+    return _gathered(q, pool, block_tables, context_lens, longest)
+
+
+def write_blocks(pool: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
+    """Put k and v (B, h_kv, n, d) into the pool. slots: (B, n) int64 block * block_size + offset, or -1."""
+    heads, size = pool.shape[1], pool.shape[4]
+    stored = slots.flatten() >= 0
+    rows = slots.flatten()[stored]
+    for part, new in zip(pool, (k, v), strict=True):
+        flat = part.view(heads, -1, size)
+        flat.index_copy_(1, rows, new.transpose(0, 1).reshape(heads, -1, size)[:, stored])
+
+
+def gather_blocks(pool: Tensor, block_tables: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The first `length` positions of each sequence as plain keys and values (B, h_kv, length, d), copied."""
+    batch, heads, size = block_tables.shape[0], pool.shape[1], pool.shape[4]
+    needed = -(-length // pool.shape[3])
+    rows = block_tables[:, :needed].flatten().long()
+    found = pool.index_select(2, rows).view(2, heads, batch, -1, size)[:, :, :, :length]
+    return found[0].transpose(0, 1), found[1].transpose(0, 1)
+
+
+def _gathered(q: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tensor, longest: int) -> Tensor:
+    """All sequences at once: copy their blocks side by side, mask what lies behind each one's end."""
+    keys, values = gather_blocks(pool, block_tables, longest)
+    seen = torch.arange(longest, device=q.device) < context_lens[:, None]
+    # A sequence of no positions would have nothing to attend to; what it gets is thrown away.
+    out = attention(q, keys, values, mask=(seen | (context_lens == 0)[:, None])[:, None, None])
+    return out.masked_fill((context_lens == 0)[:, None, None, None], 0.0)
+
+
+class PagedDecode:
+    """One layer's decode step on a CPU in fp32: append to the blocks and attend, in one native call."""
+
+    def __init__(self, pool: Tensor, heads: int) -> None:
+        self._kernel = native.DecodeAttention(pool, heads, paged=True)
+        self.takes = self._kernel.takes
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, block_tables: Tensor, context_lens: Tensor, longest: int
+    ) -> Tensor:
+        """Arguments as in `paged_attention`; k and v (B, h_kv, 1, d) go to position context_lens - 1."""
+        return self._kernel(q, k, v, context_lens, longest=longest, tables=block_tables)
+
+
+def bind(pools: list[Tensor], heads: int) -> list[PagedDecode]:
+    """The native step for each layer's pool; empty (said once, with the reason) where there is none."""
+    pool = pools[0]
+    if pool.device.type != "cpu" or pool.dtype != torch.float32:
+        return []
+    try:
+        return [PagedDecode(pool, heads) for pool in pools]
+    except NativeUnavailable:
+        return []  # `native.library` has told the reason
+
+
+@cache
+def _triton_ready() -> bool:
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        warnings.warn(
+            "Triton is not installed: paged attention copies its blocks at every step, at about three times "
+            "the traffic; pip install triton.",
+            stacklevel=3,
+        )
+        return False
+    return True
