@@ -168,9 +168,10 @@ def _at_positions(weights: Tensor, slots: Tensor, context: int) -> Tensor:
     """(h, n, T) weights of kept keys, each put where its key stands in the text -> (h, n, context)."""
     stands = slots.expand(1, -1) if slots.dim() == 1 else slots[0]
     stands = stands.repeat_interleave(weights.shape[0] // stands.shape[0], dim=0)  # (h, T)
-    index = stands.clamp_min(0)[:, None].expand_as(weights)
+    empty = (stands < 0) | (stands >= context)  # entries that no position has come to yet
+    index = stands.masked_fill(empty, 0)[:, None].expand_as(weights)
     out = weights.new_zeros(*weights.shape[:2], context)
-    return out.scatter_add(2, index, weights.masked_fill((stands < 0)[:, None], 0.0))
+    return out.scatter_add(2, index, weights.masked_fill(empty[:, None], 0.0))
 
 
 def trace_options(trace: bool | TraceOptions) -> TraceOptions | None:
