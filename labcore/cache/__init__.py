@@ -14,6 +14,8 @@ from labcore.cache.contiguous import ContiguousCache
 from labcore.cache.growing import GrowingCache
 from labcore.cache.heavy_hitters import HeavyHittersCache
 from labcore.cache.none import NoCache
+from labcore.cache.paged import BlockStore, PagedCache
+from labcore.cache.prefix import PrefixCache, PrefixStore
 from labcore.cache.sinks import SinksCache
 from labcore.cache.sliding_window import SlidingWindowCache
 from labcore.cache.spec import ALIASES, CacheSpec
@@ -29,11 +31,14 @@ KINDS: dict[str, type[KVCache]] = {
         SlidingWindowCache,
         SinksCache,
         HeavyHittersCache,
+        PagedCache,
+        PrefixCache,
     )
 }
 
 __all__ = [
     "KINDS",
+    "BlockStore",
     "CacheChoice",
     "CacheFactory",
     "CacheSpec",
@@ -42,6 +47,9 @@ __all__ = [
     "HeavyHittersCache",
     "KVCache",
     "NoCache",
+    "PagedCache",
+    "PrefixCache",
+    "PrefixStore",
     "SinksCache",
     "SlidingWindowCache",
     "create",
