@@ -14,8 +14,10 @@ from labcore.cache.contiguous import ContiguousCache
 from labcore.cache.growing import GrowingCache
 from labcore.cache.heavy_hitters import HeavyHittersCache
 from labcore.cache.none import NoCache
+from labcore.cache.offloaded import OffloadedCache
 from labcore.cache.paged import BlockStore, PagedCache
 from labcore.cache.prefix import PrefixCache, PrefixStore
+from labcore.cache.quantized import QuantizedCache
 from labcore.cache.sinks import SinksCache
 from labcore.cache.sliding_window import SlidingWindowCache
 from labcore.cache.spec import ALIASES, CacheSpec
@@ -31,6 +33,8 @@ KINDS: dict[str, type[KVCache]] = {
         SlidingWindowCache,
         SinksCache,
         HeavyHittersCache,
+        QuantizedCache,
+        OffloadedCache,
         PagedCache,
         PrefixCache,
     )
@@ -47,9 +51,11 @@ __all__ = [
     "HeavyHittersCache",
     "KVCache",
     "NoCache",
+    "OffloadedCache",
     "PagedCache",
     "PrefixCache",
     "PrefixStore",
+    "QuantizedCache",
     "SinksCache",
     "SlidingWindowCache",
     "create",
