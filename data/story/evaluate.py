@@ -23,6 +23,7 @@ from data.story import heldout
 from data.story.card import write_card
 from data.story.english import grammar_slips
 from labcore.model import Model
+from labcore.quality import wilson
 
 HOME = Path(__file__).parent
 SAMPLE_TOKENS = 400
@@ -48,14 +49,6 @@ PROMPTS = (
     "This is the story of a merry boy called Otto Gull. What Otto loved most was a golden bell.",
     "Long ago, in a small village, there was a girl called Nora Vale. That day she was playing at the mill.",
 )
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    z, share = 1.96, right / count
-    middle = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return (middle - spread) / (1 + z * z / count), (middle + spread) / (1 + z * z / count)
 
 
 def _batches(rows: list[list[int]], size: int = 16) -> Iterator[tuple[list[list[int]], Tensor]]:
