@@ -38,6 +38,11 @@ def paged_attention(
 
 def write_blocks(pool: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
     """Put k and v (B, h_kv, n, d) into the pool. slots: (B, n) int64 block * block_size + offset, or -1."""
+    if pool.is_cuda and _triton_ready():
+        from labcore.kernels.triton.paged_attention import write_blocks as on_gpu
+
+        on_gpu(pool, k, v, slots)
+        return
     heads, size = pool.shape[1], pool.shape[4]
     stored = slots.flatten() >= 0
     rows = slots.flatten()[stored]

@@ -1,0 +1,144 @@
+"""Decode attention over blocks on a GPU, split over the sequence (flash-decoding, Dao et al. 2023).
+
+One program reads a share of one sequence's keys and values for one KV head, once for all query heads that
+share it, and leaves the weighted values with their maximum and sum. A second kernel merges the shares. How
+many shares: enough programs to fill the GPU, and no share shorter than a few tiles.
+"""
+
+# Triton reads annotations of its own kind, and its language has no types that mypy knows.
+# mypy: ignore-errors
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE = 64  # positions read at once
+MIN_SHARE = 256  # positions of a share, at least
+PROGRAMS_PER_SM = 4
+
+
+@triton.jit
+def _attend(
+    q, pool, tables, lens, parts, tops, sums, scale,
+    q_row, q_head, pool_side, pool_head, pool_block, pool_slot, table_row,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SIZE: tl.constexpr,
+    SIZE_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SHARES: tl.constexpr,
+):  # fmt: skip
+    row, head, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    length = tl.load(lens + row)
+    per_share = tl.cdiv(tl.cdiv(length, SHARES), TILE) * TILE
+    begin, end = share * per_share, tl.minimum((share + 1) * per_share, length)
+    groups, sizes, steps = tl.arange(0, GROUP_PAD), tl.arange(0, SIZE_PAD), tl.arange(0, TILE)
+    q_at = q + row * q_row + (head * GROUP + groups)[:, None] * q_head + sizes[None, :]
+    real = (groups < GROUP)[:, None] & (sizes < SIZE)[None, :]
+    query = tl.load(q_at, mask=real, other=0.0)
+    top = tl.full([GROUP_PAD], float("-inf"), tl.float32)
+    total = tl.zeros([GROUP_PAD], tl.float32)
+    out = tl.zeros([GROUP_PAD, SIZE_PAD], tl.float32)
+    for start in range(begin, end, TILE):
+        t = start + steps
+        block = tl.load(tables + row * table_row + t // BLOCK, mask=t < end, other=0).to(tl.int64)
+        at = head * pool_head + block * pool_block + (t % BLOCK) * pool_slot
+        held = (t < end)[:, None] & (sizes < SIZE)[None, :]
+        keys = tl.load(pool + at[:, None] + sizes[None, :], mask=held, other=0.0)
+        values = tl.load(pool + pool_side + at[:, None] + sizes[None, :], mask=held, other=0.0)
+        scores = tl.dot(query, tl.trans(keys), input_precision="ieee").to(tl.float32) * scale
+        scores = tl.where((t < end)[None, :], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        shrink = tl.exp(top - new_top)
+        weights = tl.exp(scores - new_top[:, None])
+        total = total * shrink + tl.sum(weights, 1)
+        mixed = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        out = out * shrink[:, None] + mixed.to(tl.float32)
+        top = new_top
+    item = ((row * KV_HEADS + head) * SHARES + share) * GROUP_PAD + groups
+    tl.store(tops + item, top)
+    tl.store(sums + item, total)
+    tl.store(parts + item[:, None] * SIZE_PAD + sizes[None, :], out)
+
+
+@triton.jit
+def _merge(
+    parts, tops, sums, out, out_row, out_head,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SIZE: tl.constexpr,
+    SIZE_PAD: tl.constexpr, SHARES: tl.constexpr, SHARES_PAD: tl.constexpr,
+):  # fmt: skip
+    row, query_head = tl.program_id(0), tl.program_id(1)
+    head, group = query_head // GROUP, query_head % GROUP
+    shares, sizes = tl.arange(0, SHARES_PAD), tl.arange(0, SIZE_PAD)
+    item = ((row * KV_HEADS + head) * SHARES + shares) * GROUP_PAD + group
+    top = tl.load(tops + item, mask=shares < SHARES, other=float("-inf"))
+    highest = tl.max(top, 0)
+    # A row of no positions has -inf everywhere, and -inf less -inf is no number.
+    weight = tl.where(top == float("-inf"), 0.0, tl.exp(top - highest))
+    total = tl.sum(weight * tl.load(sums + item, mask=shares < SHARES, other=0.0), 0)
+    mask = (shares < SHARES)[:, None]
+    part = tl.load(parts + item[:, None] * SIZE_PAD + sizes[None, :], mask=mask, other=0.0)
+    mixed = tl.sum(part * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
+    at = out + row * out_row + query_head * out_head + sizes
+    tl.store(at, mixed.to(out.dtype.element_ty), mask=sizes < SIZE)
+
+
+@triton.jit
+def _write(
+    pool, k, v, slots, pool_side, pool_head, k_row, k_head, k_step, v_row, v_head, v_step, n,
+    SIZE: tl.constexpr, SIZE_PAD: tl.constexpr,
+):  # fmt: skip
+    item, head = tl.program_id(0), tl.program_id(1)
+    row, step, sizes = item // n, item % n, tl.arange(0, SIZE_PAD)
+    slot = tl.load(slots + item)
+    mask = (sizes < SIZE) & (slot >= 0)
+    at = pool + head * pool_head + slot * SIZE + sizes
+    key = tl.load(k + row * k_row + head * k_head + step * k_step + sizes, mask=mask)
+    value = tl.load(v + row * v_row + head * v_head + step * v_step + sizes, mask=mask)
+    tl.store(at, key, mask=mask)
+    tl.store(at + pool_side, value, mask=mask)
+
+
+def write_blocks(pool: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
+    """As `kernels.write_blocks`, without asking the GPU which positions are to be stored."""
+    batch, kv_heads, n, size = k.shape
+    _write[(batch * n, kv_heads)](
+        pool, k, v, slots.contiguous(), *pool.stride()[:2], *k.stride()[:3], *v.stride()[:3], n,
+        SIZE=size, SIZE_PAD=triton.next_power_of_2(size),
+    )  # fmt: skip
+
+
+def paged_attention(
+    q: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tensor, *, longest: int
+) -> Tensor:
+    """As `kernels.paged_attention`. q: (B, h, 1, d), pool: (2, h_kv, num_blocks, block_size, d)."""
+    batch, heads, _, size = q.shape
+    kv_heads, block = pool.shape[1], pool.shape[3]
+    shares = _shares(batch * kv_heads, longest, q.device)
+    group = heads // kv_heads
+    pad = {
+        "GROUP_PAD": max(16, triton.next_power_of_2(group)),
+        "SIZE_PAD": max(16, triton.next_power_of_2(size)),
+    }
+    common = {"KV_HEADS": kv_heads, "GROUP": group, "SIZE": size, "SHARES": shares, **pad}
+    rows = batch * kv_heads * shares * pad["GROUP_PAD"]
+    parts = torch.empty(rows, pad["SIZE_PAD"], device=q.device)
+    tops, sums = torch.empty(2, rows, device=q.device)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    _attend[(batch, kv_heads, shares)](
+        q, pool, block_tables, context_lens, parts, tops, sums, size**-0.5,
+        q.stride(0), q.stride(1), *pool.stride()[:4], block_tables.stride(0),
+        BLOCK=block, TILE=TILE, **common,
+    )  # fmt: skip
+    _merge[(batch, heads)](
+        parts, tops, sums, out, out.stride(0), out.stride(1),
+        SHARES_PAD=triton.next_power_of_2(shares), **common,
+    )  # fmt: skip
+    return out
+
+
+def _shares(items: int, longest: int, device: torch.device) -> int:
+    """Into how many parts a sequence is cut: until the GPU is full, or the parts are short."""
+    processors = 1
+    if device.type == "cuda":
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+    wanted = -(-processors * PROGRAMS_PER_SM // items)
+    return max(1, min(wanted, -(-longest // MIN_SHARE)))

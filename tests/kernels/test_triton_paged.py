@@ -1,0 +1,96 @@
+"""The Triton kernels against the reference: in Triton's interpreter on a CPU, or on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from labcore.kernels import reference
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+
+# heads, KV heads, head size, block size, lengths: MHA, GQA, MQA, odd sizes, block borders, an empty row
+CASES = [
+    (4, 4, 16, 16, [1, 16, 17]),
+    (8, 2, 32, 16, [64, 65, 1, 300]),
+    (6, 1, 20, 4, [5, 0, 33]),
+    (14, 2, 64, 1, [7]),
+    (32, 1, 16, 64, [513, 2]),
+]
+
+
+def check(case: tuple[int, int, int, int, list[int]], device: str, dtype: torch.dtype, limit: float) -> None:
+    """Raises AssertionError where the kernel and the reference differ by more than `limit`."""
+    from labcore.kernels.triton import paged_attention as module
+
+    heads, kv_heads, size, block, lengths = case
+    torch.manual_seed(0)
+    need = [max(1, -(-length // block)) for length in lengths]
+    order = torch.randperm(sum(need))
+    tables = torch.zeros(len(lengths), max(need), dtype=torch.int32)
+    for row, count in enumerate(need):
+        tables[row, :count] = order[sum(need[:row]) : sum(need[:row]) + count]
+    pool = torch.randn(2, kv_heads, len(order), block, size).to(device, dtype)
+    # As the layer's projection leaves it: queries beside keys and values.
+    q = torch.randn(len(lengths), heads + 2 * kv_heads, 1, size).to(device, dtype)[:, :heads]
+    check_write(module, pool.clone(), heads)
+    lens, tables = torch.tensor(lengths, dtype=torch.int32, device=device), tables.to(device)
+    expected = reference.paged_attention(q, pool, tables, lens)
+    for shortest in (module.MIN_SHARE, 64):  # as it is, and cut into more shares
+        before, module.MIN_SHARE = module.MIN_SHARE, shortest
+        processors, module.PROGRAMS_PER_SM = module.PROGRAMS_PER_SM, 64
+        try:
+            found = module.paged_attention(q, pool, tables, lens, longest=max(lengths))
+        finally:
+            module.MIN_SHARE, module.PROGRAMS_PER_SM = before, processors
+        torch.testing.assert_close(found, expected, atol=limit, rtol=limit)
+
+
+def check_write(module: ModuleType, pool: torch.Tensor, heads: int) -> None:
+    """Three positions of two rows, one of them stored nowhere, out of one projection."""
+    _, kv_heads, blocks, block, size = pool.shape
+    made = torch.randn(2, 3, heads + 2 * kv_heads, size).to(pool).transpose(1, 2)
+    _, k, v = made.split((heads, kv_heads, kv_heads), dim=1)
+    last = blocks * block - 1
+    slots = torch.tensor([[0, -1, last], [-1, -1, last // 2]], device=pool.device)
+    expected = pool.clone()
+    for row, step, slot in ((0, 0, 0), (0, 2, last), (1, 2, last // 2)):
+        for side, new in zip(expected, (k, v), strict=True):
+            side[:, slot // block, slot % block] = new[row, :, step]
+    module.write_blocks(pool, k, v, slots)
+    torch.testing.assert_close(pool, expected, atol=0, rtol=0)
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernel runs on the GPU itself")
+def test_in_the_interpreter() -> None:
+    """In a process of its own, because Triton decides when it is imported whether it interprets."""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    code = (
+        "import torch; from tests.kernels import test_triton_paged as t\n"
+        "for case in t.CASES:\n"
+        "    t.check(case, 'cpu', torch.float32, 2e-5)\n"
+        "t.check(t.CASES[1], 'cpu', torch.float16, 5e-3)\n"
+        "print('checked', len(t.CASES))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["checked", str(len(CASES))]
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-4), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)]
+)
+def test_on_a_gpu(case: tuple[int, int, int, int, list[int]], dtype: torch.dtype, limit: float) -> None:
+    check(case, "cuda", dtype, limit)
