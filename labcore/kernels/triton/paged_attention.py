@@ -89,7 +89,7 @@ def _write(
     item, head = tl.program_id(0), tl.program_id(1)
     row, step, sizes = item // n, item % n, tl.arange(0, SIZE_PAD)
     slot = tl.load(slots + item)
-    mask = (sizes < SIZE) & (slot >= 0)
+    mask = (sizes < SIZE) & (sizes * 0 + slot >= 0)
     at = pool + head * pool_head + slot * SIZE + sizes
     key = tl.load(k + row * k_row + head * k_head + step * k_step + sizes, mask=mask)
     value = tl.load(v + row * v_row + head * v_head + step * v_step + sizes, mask=mask)
