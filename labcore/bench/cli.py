@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -54,6 +54,72 @@ def generate(
         console.print(f"Written to {out}")
 
 
+@app.command()
+def cache(
+    model: Annotated[
+        str, typer.Option(help="A model, or shape:NAME with random weights.")
+    ] = "shape:smollm2-135m",
+    layers: Annotated[int, typer.Option(min=1, help="Layers of it to keep: the cache must outweigh it.")] = 4,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="A cache, such as int4 or sinks:budget=256. May be given again.")
+    ] = None,
+    context: Annotated[
+        list[int] | None, typer.Option(min=1, help="Positions held. May be given again.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Sequences. May be given again.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps of each cache, interleaved.")] = 9,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+) -> None:
+    """Each kind of cache beside the contiguous one: bytes per token, time per decode step."""
+    import labcore
+    from labcore.bench import record
+    from labcore.bench.cache import SPECS, bench_cache, shortened
+
+    contexts = context or [512, 2048, 8192]
+    console = Console()
+    loaded = labcore.load(model, device=device, dtype=dtype)
+    loaded = shortened(loaded, layers, max(contexts) + 4 * repeats)
+    with console.status("loading") as status:
+        result = bench_cache(
+            loaded,
+            kind or SPECS,
+            contexts=contexts,
+            batches=batch or [1, 8],
+            repeats=repeats,
+            progress=status.update,
+        )
+    data = record.record("cache", result.to_dict(), loaded.device)
+    console.print(_cache_table(data))
+    if out:
+        record.write(out, data)
+        console.print(f"Written to {out}")
+
+
+@app.command("cache-quality")
+def cache_quality(
+    kind: Annotated[list[str] | None, typer.Option(help="A cache. May be given again.")] = None,
+    stories: Annotated[int, typer.Option(min=2, help="Held-out stories for perplexity.")] = 100,
+    questions: Annotated[int, typer.Option(min=4, help="Held-out questions for recall.")] = 400,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+) -> None:
+    """What each kind of cache does to the embedded model's text: perplexity and recall, beside its bytes."""
+    import labcore
+    from labcore.bench import record
+    from labcore.bench.cache_quality import SPECS, bench_quality
+
+    console = Console()
+    model = labcore.load("story", device=device, dtype="float32")
+    result = bench_quality(model, kind or SPECS, stories=stories, questions=questions)
+    data = record.record("cache-quality", result, model.device)
+    console.print(_quality_table(result))
+    if out:
+        record.write(out, data)
+        console.print(f"Written to {out}")
+
+
 def _generate_table(data: dict[str, object]) -> Table:
     result, machine = data["result"], data["machine"]
     assert isinstance(result, dict)
@@ -85,3 +151,61 @@ def _generate_table(data: dict[str, object]) -> Table:
 
 def _or_dash(value: float | None, scale: float, form: str, unit: str = "") -> str:
     return "–" if value is None else f"{value * scale:{form}}{unit}"
+
+
+def _cache_table(data: dict[str, object]) -> Table:
+    result, machine = data["result"], data["machine"]
+    assert isinstance(result, dict)
+    assert isinstance(machine, dict)
+    table = Table(
+        title=f"{result['model']}, {result['layers']} layers, {result['dtype']} on {machine['name']}, "
+        f"{machine['threads']} threads: one decode step, median of {result['repeats']}",
+        caption=f"By the formula a token takes {result['formula_bytes_per_token']:,} bytes; weights "
+        f"{result['weight_bytes'] / 1e6:.0f} MB, read at the measured "
+        f"{result['read_bandwidth'] / 1e9:.1f} GB/s.\ntime: over the contiguous cache's in the same run. ceiling: share of the time that its bytes take.",
+    )
+    for name in ("cache", "batch", "context", "bytes/token", "step ms", "IQR ms", "time", "ceiling"):
+        table.add_column(name, justify="left" if name == "cache" else "right")
+    for row in result["rows"]:
+        host = f" + {row['host_bytes_per_token']:,.0f} host" if row["host_bytes_per_token"] else ""
+        table.add_row(
+            row["cache"],
+            str(row["batch"]),
+            str(row["context"]),
+            f"{row['bytes_per_token']:,.0f}{host}",
+            f"{row['seconds'] * 1e3:.2f}",
+            f"{row['spread_s'] * 1e3:.2f}",
+            f"{row['ratio']:.2f} ×",
+            f"{row['ceiling_share']:.0%}",
+        )
+    return table
+
+
+def _quality_table(result: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"{result['stories']} stories, {result['questions']} questions; bytes of a sequence of "
+        f"{result['positions']} tokens",
+        caption="Δ recall: in points against the contiguous cache, same questions, with its 95 % interval.",
+    )
+    for name in (
+        "cache",
+        "kB",
+        "kept",
+        "perplexity",
+        "recall",
+        "Δ recall",
+        *result["rows"][0]["by_distance"],
+    ):
+        table.add_column(name, justify="left" if name == "cache" else "right")
+    for row in result["rows"]:
+        gap = row["difference"]
+        table.add_row(
+            row["cache"],
+            f"{(row['nbytes'] + row['host_nbytes']) / 1e3:.0f}",
+            str(row["kept"]),
+            f"{row['perplexity']['value']:.3f}",
+            f"{row['recall']['value']:.1%}",
+            f"{gap['value'] * 100:+.1f} [{gap['low'] * 100:+.1f}, {gap['high'] * 100:+.1f}]",
+            *(f"{cell['value']:.0%}" for cell in row["by_distance"].values()),
+        )
+    return table
