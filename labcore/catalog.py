@@ -17,6 +17,7 @@ from typing import Any
 
 from labcore.config import ModelConfig
 from labcore.errors import CatalogError
+from labcore.shapes import Experts, Latent
 
 _EMBEDDED = {"story": ("story", "model"), "story-draft": ("story", "draft")}
 
@@ -93,12 +94,19 @@ def entry(name: str) -> Architecture:
         name=key,
         title=row["title"],
         # Families we run go through the reader that checkpoints use; the others only have a shape.
-        config=ModelConfig.from_dict(row["config"]) if runnable else ModelConfig(**row["config"]),
+        config=ModelConfig.from_dict(row["config"]) if runnable else _shape_only(row["config"]),
         parameters=int(row["parameters"]),
         source=row["source"],
         runnable=runnable,
         reason=row.get("reason"),
     )
+
+
+def _shape_only(row: Mapping[str, Any]) -> ModelConfig:
+    """A configuration that is counted and never run, its parts included."""
+    parts: dict[str, Any] = {"latent": Latent, "experts": Experts}
+    built = {name: parts[name](**row[name]) for name in parts if name in row}
+    return ModelConfig(**{**row, **built})
 
 
 def gpus() -> list[str]:

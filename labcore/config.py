@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labcore.errors import ConfigError
+from labcore.shapes import Experts, Latent
 
 # What a family's modelling code fixes, whatever its config.json says.
 _FIXED: dict[str, dict[str, Any]] = {
@@ -80,6 +81,12 @@ class ModelConfig:
     o_proj_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    # Positions a windowed layer sees (None: no layer is windowed), and every how many-th layer sees them all
+    # (None: every layer is windowed).
+    sliding_window: int | None = None
+    sliding_window_pattern: int | None = None
+    latent: Latent | None = None
+    experts: Experts | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
@@ -103,8 +110,18 @@ class ModelConfig:
         return self.num_attention_heads // self.num_key_value_heads
 
     @property
+    def windowed_layers(self) -> int:
+        """Layers that see only the last sliding_window positions."""
+        if self.sliding_window is None:
+            return 0
+        every = self.sliding_window_pattern
+        return self.num_hidden_layers - (self.num_hidden_layers // every if every else 0)
+
+    @property
     def attention_kind(self) -> str:
-        """Which sharing this is: "MHA", "GQA" or "MQA"."""
+        """Which sharing this is: "MHA", "GQA", "MQA" or "MLA"."""
+        if self.latent is not None:
+            return "MLA"
         if self.num_key_value_heads == self.num_attention_heads:
             return "MHA"
         return "MQA" if self.num_key_value_heads == 1 else "GQA"
@@ -157,7 +174,7 @@ class ModelConfig:
             "eos_token_id": _as_number_or_list(self.eos_token_ids),
             "rope_theta": self.rope_theta,
             "rope_scaling": _rope_scaling(self.rope_scaling),
-            "sliding_window": None,
+            "sliding_window": self.sliding_window,
             "use_cache": True,
         }
         back = ModelConfig.from_dict(data)
@@ -202,6 +219,8 @@ def _fields(data: Mapping[str, Any], family: str) -> dict[str, Any]:
         "num_key_value_heads": int(data.get("num_key_value_heads", heads)),
         "head_dim": int(data.get("head_dim") or _even_share(int(data["hidden_size"]), heads)),
         "max_position_embeddings": _context(data),
+        # Only where every layer slides, which is what this engine's sliding window does.
+        "sliding_window": int(data["sliding_window"]) if family == "mistral" and _slides(data) else None,
         "model_type": family,
         "rms_norm_eps": float(data.get("rms_norm_eps", 1e-6)),
         "rope_theta": theta,

@@ -81,7 +81,7 @@ def bench_cache(
     repeats: int = 9,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CacheResult:
-    """Every spec against the contiguous cache, two at a time, interleaved. Raises LabError for a wrong spec."""
+    """Every spec against the contiguous cache, two at a time, interleaved. LabError for a wrong spec."""
     for spec in specs:
         caches.create(spec, model.config, capacity=2, device=model.device, dtype=model.dtype)
     bandwidth = roofs(model.device).read_bandwidth

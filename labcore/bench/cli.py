@@ -162,7 +162,8 @@ def _cache_table(data: dict[str, object]) -> Table:
         f"{machine['threads']} threads: one decode step, median of {result['repeats']}",
         caption=f"By the formula a token takes {result['formula_bytes_per_token']:,} bytes; weights "
         f"{result['weight_bytes'] / 1e6:.0f} MB, read at the measured "
-        f"{result['read_bandwidth'] / 1e9:.1f} GB/s.\ntime: over the contiguous cache's in the same run. ceiling: share of the time that its bytes take.",
+        f"{result['read_bandwidth'] / 1e9:.1f} GB/s.\ntime: over the contiguous cache's in the same run. "
+        "ceiling: share of the time that its bytes take.",
     )
     for name in ("cache", "batch", "context", "bytes/token", "step ms", "IQR ms", "time", "ceiling"):
         table.add_column(name, justify="left" if name == "cache" else "right")

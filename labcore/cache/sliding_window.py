@@ -194,7 +194,7 @@ class SlidingWindowCache(KVCache):
 
 
 def _checked_window(window: int | None, config: ModelConfig) -> int:
-    found = getattr(config, "sliding_window", None) if window is None else window
+    found = config.sliding_window if window is None else window
     if found is None:
         raise ConfigError(
             f"This {config.model_type} model attends to all its {config.max_position_embeddings} positions "

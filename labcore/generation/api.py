@@ -12,7 +12,8 @@ from labcore.cache import CacheChoice, create, is_endless
 from labcore.errors import SamplingError
 from labcore.generation.answer import Answer
 from labcore.generation.beam import BeamParams, beam_search
-from labcore.generation.loop import Generation
+from labcore.generation.loop import BatchStep, Generation
+from labcore.generation.memory import memory_told
 from labcore.generation.output import Output, Phase, Step
 from labcore.generation.prompts import Prompt, encode_batch, is_batch
 from labcore.generation.sampling import SamplingParams
@@ -59,9 +60,11 @@ def generate(
             raise SamplingError(
                 "Beam search takes no sampling settings, stop strings or trace; set num_beams=1 for those."
             )
-        outputs = [beam_search(model, one, beams, stopping, cache) for one in prompts.singles()]
+        with memory_told(model):
+            outputs = [beam_search(model, one, beams, stopping, cache) for one in prompts.singles()]
     else:
-        outputs = _run(Generation(model, prompts, params, stopping, cache, trace_options(trace)))
+        with memory_told(model):
+            outputs = _run(Generation(model, prompts, params, stopping, cache, trace_options(trace)))
     return outputs if is_batch(prompt) else outputs[0]
 
 
@@ -89,8 +92,9 @@ def logits(model: Model, tokens: Any) -> Tensor:
     batch = torch.as_tensor(tokens, device=model.device)
     batch = batch[None] if batch.dim() == 1 else batch
     cache = create("none", model.config, batch_size=batch.shape[0], device=model.device, dtype=model.dtype)
-    out: Tensor = model.transformer(batch, cache)
-    return out.float()
+    with memory_told(model):
+        out: Tensor = model.transformer(batch, cache)
+        return out.float()
 
 
 def _run(run: Generation) -> list[Output]:
@@ -109,10 +113,16 @@ def _run(run: Generation) -> list[Output]:
 
 def _stream(run: Generation) -> Iterator[Step]:
     answer = Answer(run.model, run.prompts.lists[0], run.stopping)
-    for step in run:
+    for step in _told(run):
         token = step.tokens[0]
         text = answer.push(token, step.seconds, last=step.index == run.new_tokens - 1)
         phase: Phase = "decode" if step.index else "prefill"
         yield Step(step.index, phase, token, text, step.seconds, answer.ended)
         if answer.ended:
             return
+
+
+def _told(run: Generation) -> Iterator[BatchStep]:
+    """The steps of a run, a failed allocation told."""
+    with memory_told(run.model):
+        yield from run

@@ -23,6 +23,7 @@ from labcore.perf.layout import Linear, layout_of, linears, norm_parameters, pos
 from labcore.perf.sizes import (
     approximate_flops,
     attention_scores_flops,
+    kv_bytes,
     kv_bytes_per_token,
     num_parameters,
     positions_processed,
@@ -34,6 +35,7 @@ __all__ = [
     "StepCosts",
     "approximate_flops",
     "attention_scores_flops",
+    "kv_bytes",
     "kv_bytes_per_token",
     "linear_costs",
     "num_parameters",
@@ -192,6 +194,11 @@ def step_costs(
         )
     if logits not in ("last", "all"):
         raise ConfigError(f"logits is {logits!r}; it must be 'last' or 'all'.")
+    if config.latent is not None or config.experts is not None:
+        raise ConfigError(
+            f"The operations of a {config.model_type} step (latent attention, experts) are not counted, only "
+            "its memory; choose a dense model with MHA, GQA or MQA."
+        )
     weight = bytes_per_element(dtype)
     activation = max(weight, 2.0)
     new = new_tokens if cached else context

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
+from labcore.shapes import Latent
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ LAYOUTS: dict[str, Layout] = {
     "falcon": Layout(gated=False, norms=1, norm_bias=True),  # one norm feeds both blocks
     "falcon_new_decoder": Layout(gated=False, norm_bias=True),
     "palm": Layout(norms=1),
+    "phi3": _LLAMA,
+    "gemma2": Layout(norms=4),  # before and after attention and feed-forward layer
+    "gemma3": Layout(norms=4),
+    "mixtral": _LLAMA,
+    "qwen3_moe": _LLAMA,
+    "deepseek": _LLAMA,
 }
 
 
@@ -86,6 +93,36 @@ def linears(config: ModelConfig) -> dict[str, Linear]:
         "gate_up_proj": Linear(hidden, widened, config.mlp_bias),
         "down_proj": Linear(inner, hidden, config.mlp_bias),
     }
+
+
+def layer_parameters(config: ModelConfig, *, active: bool = False) -> int:
+    """Weights and biases of all layers, norms apart. active: only what one token goes through."""
+    layers, gates = config.num_hidden_layers, 3 if layout_of(config).gated else 2
+    plain = linears(config)
+    attention = plain["qkv_proj"].parameters + plain["o_proj"].parameters
+    dense = plain["gate_up_proj"].parameters + plain["down_proj"].parameters
+    if config.latent is not None:
+        attention = _latent_parameters(config, config.latent)
+    if config.experts is None:
+        return layers * (attention + dense)
+    experts = config.experts
+    each = gates * config.hidden_size * experts.moe_intermediate_size
+    used = experts.num_experts_per_tok if active else experts.num_local_experts
+    router = experts.num_local_experts * (config.hidden_size + experts.router_bias)
+    first = experts.first_k_dense_replace
+    mixed = router + (used + experts.n_shared_experts) * each
+    return layers * attention + first * dense + (layers - first) * mixed
+
+
+def _latent_parameters(config: ModelConfig, latent: Latent) -> int:
+    """The narrow and the wide half of queries, of keys and values, their norms, and the way out."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    query = heads * (latent.qk_nope_head_dim + latent.qk_rope_head_dim)
+    narrow = latent.q_lora_rank
+    queries = hidden * query if narrow is None else hidden * narrow + narrow + narrow * query
+    down = hidden * (latent.kv_lora_rank + latent.qk_rope_head_dim) + latent.kv_lora_rank
+    up = latent.kv_lora_rank * heads * (latent.qk_nope_head_dim + latent.v_head_dim)
+    return queries + down + up + heads * latent.v_head_dim * hidden
 
 
 def norm_parameters_per_layer(config: ModelConfig) -> int:

@@ -5,21 +5,48 @@ from __future__ import annotations
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
 from labcore.perf.dtypes import bytes_per_element
-from labcore.perf.layout import linears, norm_parameters, position_parameters
+from labcore.perf.layout import layer_parameters, norm_parameters, position_parameters
+
+
+def kv_numbers_per_layer(config: ModelConfig) -> int:
+    """Numbers one layer's cache keeps of a token: a key and a value per KV head; with MLA, its latent."""
+    if config.latent is not None:
+        return config.latent.kv_lora_rank + config.latent.qk_rope_head_dim
+    return 2 * config.num_key_value_heads * config.head_dim
 
 
 def kv_bytes_per_token(config: ModelConfig, dtype: object = "float16") -> int:
-    """Bytes the KV cache keeps of one token: 2 * layers * KV heads * head_dim * bytes per element."""
-    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return round(numbers * bytes_per_element(dtype))
+    """Bytes the KV cache keeps of one token: 2 * layers * KV heads * head_dim * bytes per element.
+
+    With MLA (kv_lora_rank + qk_rope_head_dim) in place of 2 * KV heads * head_dim. In a windowed layer a
+    token stays only as long as the window; see `kv_bytes`.
+    """
+    return round(config.num_hidden_layers * kv_numbers_per_layer(config) * bytes_per_element(dtype))
 
 
-def num_parameters(config: ModelConfig) -> int:
-    """All parameters of the model, a tied head counted once. Raises ConfigError for an unknown family."""
+def kv_bytes(
+    config: ModelConfig, tokens: int, dtype: object = "float16", *, bits: float | None = None
+) -> int:
+    """Bytes the KV cache of one sequence holds when it is `tokens` long; windowed layers keep their window.
+
+    bits: of a stored number, scales included (4.5, say), instead of the dtype's.
+    """
+    window = tokens if config.sliding_window is None else min(tokens, config.sliding_window)
+    windowed = config.windowed_layers
+    held = (config.num_hidden_layers - windowed) * tokens + windowed * window
+    size = bytes_per_element(dtype) if bits is None else bits / 8
+    return round(held * kv_numbers_per_layer(config) * size)
+
+
+def num_parameters(config: ModelConfig, *, active: bool = False) -> int:
+    """All parameters of the model, a tied head counted once. Raises ConfigError for an unknown family.
+
+    active: of a mixture of experts only those that one token goes through.
+    """
     table = config.vocab_size * config.hidden_size
     tables = table if config.tie_word_embeddings else 2 * table
-    layer = sum(linear.parameters for linear in linears(config).values())
-    return tables + position_parameters(config) + config.num_hidden_layers * layer + norm_parameters(config)
+    layers = layer_parameters(config, active=active)
+    return tables + position_parameters(config) + layers + norm_parameters(config)
 
 
 def weight_bytes(config: ModelConfig, dtype: object = "float16") -> int:
