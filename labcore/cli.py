@@ -1,4 +1,4 @@
-"""The command line: `labcore doctor`, `labcore generate`, `labcore lessons`, `labcore bench`.
+"""The command line: `labcore doctor`, `generate`, `plan`, `lessons` and `bench`.
 
 Commands import what they need when they run, so that `labcore --help` answers at once. An error that the
 user can mend (a LabError) is printed as its one sentence and ends with code 2; anything else is a bug and
@@ -25,6 +25,7 @@ except ModuleNotFoundError as missing:  # installed without the extra: the scrip
     )
 
 from labcore.bench.cli import app as bench_app
+from labcore.plan_cli import plan
 
 if TYPE_CHECKING:
     from labcore.generation import Output
@@ -64,6 +65,7 @@ app = typer.Typer(cls=LabGroup, no_args_is_help=True, pretty_exceptions_enable=F
 lessons_app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuild the lessons.")
 app.add_typer(lessons_app, name="lessons")
 app.add_typer(bench_app, name="bench")
+app.command()(plan)
 
 
 def _version(asked: bool) -> None:
@@ -112,7 +114,9 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages seen tokens.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same sample.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; may be given again.")] = None,
-    cache: Annotated[str, typer.Option(help="KV cache: none, growing, contiguous.")] = "contiguous",
+    cache: Annotated[
+        str, typer.Option(help="A kind of KV cache, such as int4 or sinks:window=60.")
+    ] = "contiguous",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
     stats: Annotated[bool, typer.Option("--stats", help="Print TTFT, TPOT and throughput.")] = False,

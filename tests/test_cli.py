@@ -164,3 +164,19 @@ def test_open_becomes_jupyterlab_on_the_trusted_lesson(
     assert {"--no-browser", "--port=8891", str(tmp_path / "01_introduction.ipynb")} <= set(words)
     assert environment["JUPYTER_PREFER_ENV_PATH"] == "1"
     assert (Path(environment["JUPYTER_CONFIG_PATH"]) / "jupyter_lab_config.json").is_file()
+
+
+def test_plan_says_what_fits_and_what_does_not() -> None:
+    result = runner.invoke(app, ["plan", "llama-2-7b", "--gpu", "a10", "--batch", "2", "--context", "4096"])
+    assert result.exit_code == 0, result.output
+    assert "Up to 4 sequences of 4,096 tokens would" in " ".join(result.output.split())
+    result = runner.invoke(app, ["plan", "llama-2-7b", "--gpu", "a10", "--batch", "8", "--context", "4096"])
+    assert result.exit_code == 2
+    assert "8 sequences of 4,096 tokens need" in result.stderr
+    assert "what fits: a cache of 8 bits" in result.stderr
+
+
+def test_plan_lists_all_devices() -> None:
+    result = runner.invoke(app, ["plan", "deepseek-v3", "--context", "32768"])
+    assert result.exit_code == 0, result.output
+    assert "NVIDIA A10" in result.output

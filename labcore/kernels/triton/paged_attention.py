@@ -19,16 +19,17 @@ MIN_SHARE = 256  # positions of a share, at least
 PROGRAMS_PER_SM = 4
 
 
-@triton.jit
+# How many shares there are grows with the context: were it compiled in, decoding would stop to compile again.
+@triton.jit(do_not_specialize=["shares"])
 def _attend(
-    q, pool, tables, lens, parts, tops, sums, scale,
+    q, pool, tables, lens, parts, tops, sums, scale, shares,
     q_row, q_head, pool_side, pool_head, pool_block, pool_slot, table_row,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SIZE: tl.constexpr,
-    SIZE_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SHARES: tl.constexpr,
+    SIZE_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     row, head, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lens + row)
-    per_share = tl.cdiv(tl.cdiv(length, SHARES), TILE) * TILE
+    per_share = tl.cdiv(tl.cdiv(length, shares), TILE) * TILE
     begin, end = share * per_share, tl.minimum((share + 1) * per_share, length)
     groups, sizes, steps = tl.arange(0, GROUP_PAD), tl.arange(0, SIZE_PAD), tl.arange(0, TILE)
     q_at = q + row * q_row + (head * GROUP + groups)[:, None] * q_head + sizes[None, :]
@@ -40,7 +41,7 @@ def _attend(
     for start in range(begin, end, TILE):
         t = start + steps
         block = tl.load(tables + row * table_row + t // BLOCK, mask=t < end, other=0).to(tl.int64)
-        at = head * pool_head + block * pool_block + (t % BLOCK) * pool_slot
+        at = head.to(tl.int64) * pool_head + block * pool_block + (t % BLOCK) * pool_slot
         held = (t < end)[:, None] & (sizes < SIZE)[None, :]
         keys = tl.load(pool + at[:, None] + sizes[None, :], mask=held, other=0.0)
         values = tl.load(pool + pool_side + at[:, None] + sizes[None, :], mask=held, other=0.0)
@@ -53,28 +54,28 @@ def _attend(
         mixed = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         out = out * shrink[:, None] + mixed.to(tl.float32)
         top = new_top
-    item = ((row * KV_HEADS + head) * SHARES + share) * GROUP_PAD + groups
+    item = ((row * KV_HEADS + head) * shares + share) * GROUP_PAD + groups
     tl.store(tops + item, top)
     tl.store(sums + item, total)
     tl.store(parts + item[:, None] * SIZE_PAD + sizes[None, :], out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shares"])
 def _merge(
-    parts, tops, sums, out, out_row, out_head,
+    parts, tops, sums, out, shares, out_row, out_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SIZE: tl.constexpr,
-    SIZE_PAD: tl.constexpr, SHARES: tl.constexpr, SHARES_PAD: tl.constexpr,
+    SIZE_PAD: tl.constexpr, SHARES_PAD: tl.constexpr,
 ):  # fmt: skip
     row, query_head = tl.program_id(0), tl.program_id(1)
     head, group = query_head // GROUP, query_head % GROUP
-    shares, sizes = tl.arange(0, SHARES_PAD), tl.arange(0, SIZE_PAD)
-    item = ((row * KV_HEADS + head) * SHARES + shares) * GROUP_PAD + group
-    top = tl.load(tops + item, mask=shares < SHARES, other=float("-inf"))
+    each, sizes = tl.arange(0, SHARES_PAD), tl.arange(0, SIZE_PAD)
+    item = ((row * KV_HEADS + head) * shares + each) * GROUP_PAD + group
+    top = tl.load(tops + item, mask=each < shares, other=float("-inf"))
     highest = tl.max(top, 0)
     # A row of no positions has -inf everywhere, and -inf less -inf is no number.
     weight = tl.where(top == float("-inf"), 0.0, tl.exp(top - highest))
-    total = tl.sum(weight * tl.load(sums + item, mask=shares < SHARES, other=0.0), 0)
-    mask = (shares < SHARES)[:, None]
+    total = tl.sum(weight * tl.load(sums + item, mask=each < shares, other=0.0), 0)
+    mask = (each < shares)[:, None]
     part = tl.load(parts + item[:, None] * SIZE_PAD + sizes[None, :], mask=mask, other=0.0)
     mixed = tl.sum(part * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
     at = out + row * out_row + query_head * out_head + sizes
@@ -90,7 +91,7 @@ def _write(
     row, step, sizes = item // n, item % n, tl.arange(0, SIZE_PAD)
     slot = tl.load(slots + item)
     mask = (sizes < SIZE) & (sizes * 0 + slot >= 0)
-    at = pool + head * pool_head + slot * SIZE + sizes
+    at = pool + head.to(tl.int64) * pool_head + slot * SIZE + sizes
     key = tl.load(k + row * k_row + head * k_head + step * k_step + sizes, mask=mask)
     value = tl.load(v + row * v_row + head * v_head + step * v_step + sizes, mask=mask)
     tl.store(at, key, mask=mask)
@@ -118,18 +119,18 @@ def paged_attention(
         "GROUP_PAD": max(16, triton.next_power_of_2(group)),
         "SIZE_PAD": max(16, triton.next_power_of_2(size)),
     }
-    common = {"KV_HEADS": kv_heads, "GROUP": group, "SIZE": size, "SHARES": shares, **pad}
+    common = {"KV_HEADS": kv_heads, "GROUP": group, "SIZE": size, **pad}
     rows = batch * kv_heads * shares * pad["GROUP_PAD"]
     parts = torch.empty(rows, pad["SIZE_PAD"], device=q.device)
     tops, sums = torch.empty(2, rows, device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     _attend[(batch, kv_heads, shares)](
-        q, pool, block_tables, context_lens, parts, tops, sums, size**-0.5,
+        q, pool, block_tables, context_lens, parts, tops, sums, size**-0.5, shares,
         q.stride(0), q.stride(1), *pool.stride()[:4], block_tables.stride(0),
         BLOCK=block, TILE=TILE, **common,
     )  # fmt: skip
     _merge[(batch, heads)](
-        parts, tops, sums, out, out.stride(0), out.stride(1),
+        parts, tops, sums, out, shares, out.stride(0), out.stride(1),
         SHARES_PAD=triton.next_power_of_2(shares), **common,
     )  # fmt: skip
     return out
