@@ -35,13 +35,6 @@ class ContiguousCache(KVCache):
             self._decode = [native.DecodeAttention(store, heads) for store in self.store]
             self._lengths = torch.zeros(self.batch_size, dtype=torch.int32)
 
-    def begin(self, n: int) -> Tensor:
-        """As in the contract."""
-        positions = super().begin(n)
-        if n == 1 and self._decode:
-            self._lengths.fill_(self._length + 1)
-        return positions
-
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As in the contract; a decode step on a CPU writes and attends in one native call."""
         if self._new == 1 and self._decode and self.observer is None:
@@ -49,6 +42,8 @@ class ContiguousCache(KVCache):
             # The readable path (fast=False) stays readable throughout.
             if native.of_native_layer(q, k, v) and decode.takes(q, k, v):
                 longest = self._length + 1
+                if layer == 0:
+                    self._lengths.fill_(longest)
                 return decode(q, k, v, self._lengths, longest=longest, starts=self._starts)
         return super().attend(layer, q, k, v)
 

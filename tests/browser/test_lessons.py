@@ -64,3 +64,16 @@ def test_debugger_steps_forward_and_back(opened: Opened, root: Path) -> None:
     assert notebook.changes(cell, following.click)
     _keep(notebook, cell, root, "lesson-02-debugger")
     assert notebook.problems == []
+
+
+def test_recomputation_grid_steps_and_takes_the_cache_away(opened: Opened, root: Path) -> None:
+    notebook = opened("03")
+    following = notebook.button("Next")
+    cell = notebook.cell_of(following)
+    assert notebook.changes(cell, following.click)
+    with_cache_off = notebook.seen(cell)
+    _keep(notebook, cell, root, "lesson-03-grid")
+    choice = cell.locator("select").first
+    assert notebook.changes(cell, lambda: choice.select_option("on"))
+    assert notebook.seen(cell) != with_cache_off
+    assert notebook.problems == []
