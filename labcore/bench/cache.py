@@ -125,10 +125,10 @@ def _rows(
     progress: Callable[[str], None],
 ) -> Iterator[Row]:  # fmt: skip
     room = context + 2 * (WARMUP + repeats)
-    base = _filled(model, BASE, context, batch, room)
+    base = filled(model, BASE, context, batch, room)
     for spec in (BASE, *specs):
-        cache = base if spec == BASE else _filled(model, spec, context, batch, room)
-        contestants = {BASE: _step(model, base)} | ({} if spec == BASE else {spec: _step(model, cache)})
+        cache = base if spec == BASE else filled(model, spec, context, batch, room)
+        contestants = {BASE: step_of(model, base)} | ({} if spec == BASE else {spec: step_of(model, cache)})
         if spec != BASE:
             base.truncate(context)
         progress(f"batch {batch}, context {context}: {spec}")
@@ -161,7 +161,7 @@ def _row(
 
 
 @torch.inference_mode()
-def _filled(model: Model, spec: str, context: int, batch: int, room: int) -> KVCache:
+def filled(model: Model, spec: str, context: int, batch: int, room: int) -> KVCache:
     """A cache that has seen `context` random positions of `batch` sequences, and has room for more."""
     config = model.config
     common = {"batch_size": batch, "capacity": room, "device": model.device, "dtype": model.dtype}
@@ -181,7 +181,7 @@ def _filled(model: Model, spec: str, context: int, batch: int, room: int) -> KVC
     return cache
 
 
-def _step(model: Model, cache: KVCache) -> Callable[[], float]:
+def step_of(model: Model, cache: KVCache) -> Callable[[], float]:
     """One decode step of the whole batch, and its seconds."""
     tokens = torch.zeros(cache.batch_size, 1, dtype=torch.int64, device=model.device)
 

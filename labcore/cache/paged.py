@@ -150,7 +150,7 @@ class PagedCache(KVCache):
     def begin(self, n: int) -> Tensor:
         """As in the contract. Raises CacheFull when the pool has no block left, with nothing changed."""
         if self._begun:
-            self._trim()  # blocks of a step that did not come to its end
+            self.trim()  # blocks of a step that did not come to its end
         positions = super().begin(n)
         if n > self._room:
             self._make_room(n)
@@ -267,7 +267,7 @@ class PagedCache(KVCache):
             self.rows[row][place] = block
         self.store.pool.free(old)
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
         """Free what lies behind the positions that count."""
         pool = self.store.pool
         for row, table in enumerate(self.rows):
@@ -287,7 +287,7 @@ class PagedCache(KVCache):
     def truncate(self, n: int) -> None:
         """Forget everything from position n on, and free its blocks."""
         super().truncate(n)
-        self._trim()
+        self.trim()
         self._upload()
 
     def select(self, rows: Tensor) -> None:
@@ -302,7 +302,7 @@ class PagedCache(KVCache):
     def fork(self) -> Self:
         """The same content, sharing every block until one of the two writes to it."""
         if self._begun:
-            self._trim()
+            self.trim()
         twin = copy.copy(self)
         twin.observer = None
         twin._shares = self._shares = True  # neither owns the pool alone from now on

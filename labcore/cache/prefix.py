@@ -106,7 +106,7 @@ class PrefixCache(PagedCache):
     def release(self, tokens: Tensor) -> None:
         """Leave the full blocks to the store, for whoever begins with the same tokens."""
         if self._begun:
-            self._trim()
+            self.trim()
         for row, known in enumerate(tokens.tolist()):
             held = known[self._pads[row] : self._length]
             self.prefixes.tree.insert(held, self.rows[row])

@@ -77,3 +77,13 @@ def test_recomputation_grid_steps_and_takes_the_cache_away(opened: Opened, root:
     assert notebook.changes(cell, lambda: choice.select_option("on"))
     assert notebook.seen(cell) != with_cache_off
     assert notebook.problems == []
+
+
+def test_block_map_steps_through_the_pool(opened: Opened, root: Path) -> None:
+    notebook = opened("04")
+    following = notebook.button("Next")
+    cell = notebook.cell_of(following)
+    for _ in range(3):
+        assert notebook.changes(cell, following.click)
+    _keep(notebook, cell, root, "lesson-04-blocks")
+    assert notebook.problems == []
