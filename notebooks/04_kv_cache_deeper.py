@@ -263,6 +263,16 @@ lab.table(
 )
 
 # %% [markdown]
+# And what sinks were invented for: text that goes on past the length a model was trained to (512 tokens here).
+# The last words of 800, with everything kept and with 4 sinks and the newest 252:
+
+# %%
+opening = "Once upon a time a girl called Mia Holm had a red kite."
+for kind in ("contiguous", "sinks:budget=256"):
+    settings = {"max_new_tokens": 800, "ignore_eos": True, "temperature": 0.8, "seed": SEED}
+    print(f"{kind}: …{labcore.generate(teller, opening, cache=kind, **settings).text[-160:]!r}")
+
+# %% [markdown]
 # **Exercise 04.2** · ★☆☆ · importance ●●○ · 4 min. Which positions does a query see through a sliding
 # window?
 
