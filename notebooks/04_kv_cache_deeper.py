@@ -263,8 +263,8 @@ lab.table(
 )
 
 # %% [markdown]
-# And what sinks were invented for: text that goes on past the length a model was trained to (512 tokens here).
-# The last words of 800, with everything kept and with 4 sinks and the newest 252:
+# And what sinks were invented for: text that goes on past the length a model was trained to (512 tokens
+# here). The last words of 800, with everything kept and with 4 sinks and the newest 252:
 
 # %%
 opening = "Once upon a time a girl called Mia Holm had a red kite."
