@@ -158,4 +158,4 @@ def _group(users: tuple[str, ...], in_tree: bool) -> str:
 def _looks(users: list[str]) -> dict[str, tuple[str, str]]:
     """Colour and shape of each holder; what several hold has its own."""
     own = {user: (theme.COLORS[(1, 5, 4, 2)[i % 4]], "square") for i, user in enumerate(users)}
-    return own | {"free": ("#FFFFFF", "square-open"), "kept in the tree": ("#C9C9C4", "hexagon")}
+    return own | {"free": ("#F1F1ED", "square"), "kept in the tree": ("#C9C9C4", "hexagon")}
