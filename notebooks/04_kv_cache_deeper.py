@@ -99,9 +99,15 @@ grouped, opt = (labcore.catalog.architecture(name) for name in ("llama-2-70b", "
 lab.text_table(lab.paper_plan_rows(llama, grouped, opt, a10))
 
 # %% [markdown]
-# A plan that does not fit is refused before anything is allocated, with the plans next to it that would:
+# And what each way of keeping the cache makes of the same card, for requests of 1,000 tokens:
 
 # %% tags=["keep_output", "nbval-check-output"]
+lab.text_table(lab.keeping_rows(llama, a10, context=1000))
+
+# %% [markdown]
+# A plan that does not fit is refused before anything is allocated, with the plans next to it that would:
+
+# %%
 lab.expect_error(lambda: memory.refuse_if_too_big(memory.plan(llama, a10, batch=8, context=4096, lean=True)))
 
 # %% [markdown]
@@ -285,6 +291,13 @@ def visible(query, window):
 
 
 lab.check("04.2", visible)
+
+# %% [markdown]
+# A rounded number brings its share of a scale and a lowest value along. In this model's caches a number takes:
+
+# %% tags=["keep_output", "nbval-check-output"]
+rounded = {kind: labcore.cache.create(kind, teller.config, capacity=64) for kind in ("int8", "int4", "kivi2")}
+lab.text_table([{"cache": kind, "bits a number": cache.bits_per_element} for kind, cache in rounded.items()])
 
 # %% [markdown]
 # **Exercise 04.3** · ★☆☆ · importance ●●● · 3 min. How many bits does a number of `bits` bits really

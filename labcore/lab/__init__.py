@@ -92,6 +92,7 @@ _HOMES = {
     # lesson 4: where the memory goes
     "memory_tetris": "widgets.memory",
     "block_map": "widgets.memory",
+    "keeping_rows": "memory_plans",
     "kv_rows": "memory_plans",
     "plan_of": "memory_plans",
     "paper_plan_rows": "memory_plans",

@@ -63,6 +63,24 @@ def plan_finding(found: MemoryPlan) -> str:
     return f"{head}, {-found.free / 1e9:.1f} more than there are.{tail} What fits: {others}."
 
 
+def keeping_rows(config: ModelConfig, gpu: GPU, context: int) -> list[dict[str, Any]]:
+    """Requests of `context` tokens that fit, and the share of their memory that holds nothing."""
+    rows = []
+    for keeping in KEEPING:
+        found = plan_of(
+            config, gpu, batch=1, context=context, dtype="float16", cache_bits=16.0, keeping=keeping
+        )
+        most = memory.largest_batch(found)
+        rows.append(
+            {
+                "the cache is kept": keeping,
+                "requests that fit": most,
+                "not filled (%)": round(100 * found.waste / (found.cache + found.waste), 1),
+            }
+        )
+    return rows
+
+
 def kv_rows(configs: dict[str, ModelConfig], context: int) -> list[dict[str, Any]]:
     """Bytes per token in fp16, and of one sequence of `context` tokens."""
     return [

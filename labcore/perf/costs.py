@@ -35,6 +35,7 @@ __all__ = [
     "StepCosts",
     "approximate_flops",
     "attention_scores_flops",
+    "countable",
     "kv_bytes",
     "kv_bytes_per_token",
     "linear_costs",
@@ -169,6 +170,11 @@ class _Step:
         return self.batch * self.new
 
 
+def countable(config: ModelConfig) -> bool:
+    """Whether `step_costs` knows this model's operations: not yet with latent attention or experts."""
+    return config.latent is None and config.experts is None
+
+
 def step_costs(
     config: ModelConfig,
     batch: int,
@@ -194,7 +200,7 @@ def step_costs(
         )
     if logits not in ("last", "all"):
         raise ConfigError(f"logits is {logits!r}; it must be 'last' or 'all'.")
-    if config.latent is not None or config.experts is not None:
+    if not countable(config):
         raise ConfigError(
             f"The operations of a {config.model_type} step (latent attention, experts) are not counted, only "
             "its memory; choose a dense model with MHA, GQA or MQA."
