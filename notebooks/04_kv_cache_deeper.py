@@ -296,7 +296,8 @@ lab.check("04.2", visible)
 # A rounded number brings its share of a scale and a lowest value along. In this model's caches a number takes:
 
 # %% tags=["keep_output", "nbval-check-output"]
-rounded = {kind: labcore.cache.create(kind, teller.config, capacity=64) for kind in ("int8", "int4", "kivi2")}
+kinds = ("int8", "int4", "kivi2")
+rounded = {kind: labcore.cache.create(kind, teller.config, capacity=64) for kind in kinds}
 lab.text_table([{"cache": kind, "bits a number": cache.bits_per_element} for kind, cache in rounded.items()])
 
 # %% [markdown]
