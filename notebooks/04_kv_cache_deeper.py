@@ -293,7 +293,7 @@ def visible(query, window):
 lab.check("04.2", visible)
 
 # %% [markdown]
-# A rounded number brings its share of a scale and a lowest value along. In this model's caches a number takes:
+# A rounded number brings its share of a scale and a lowest value along. Here a number takes:
 
 # %% tags=["keep_output", "nbval-check-output"]
 kinds = ("int8", "int4", "kivi2")
