@@ -54,3 +54,7 @@ class CatalogError(LabError):
 
 class LessonError(LabError):
     """A lesson, exercise or parameter that does not exist."""
+
+
+class ParallelError(LabError):
+    """Processes that work together on one model: one of them failed, or there are too few devices."""
