@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from labcore.config import ModelConfig
 from labcore.kernels import native
@@ -39,6 +40,19 @@ class NativeBlock:
         kernel.after_attention(mixed.contiguous(), x)
         return x
 
+    def labelled(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
+        """The same step for a profiler, which would not see C functions without a label around them."""
+        kernel = self.kernel
+        if x.shape[0] != kernel.tokens:
+            kernel.resize(x.shape[0])
+        with record_function("labcore::linear_native (norm, qkv, rope)"):
+            kernel.before_attention(x, cos, sin)
+        with record_function("labcore::attention_native"):
+            mixed = cache.attend(self.layer, kernel.q, kernel.k, kernel.v)
+        with record_function("labcore::linear_native (o, mlp)"):
+            kernel.after_attention(mixed.contiguous(), x)
+        return x
+
     def current(self) -> bool:
         """Whether the block still has the weights that the kernel points at, and the kernel its threads."""
         if self.kernel.threads != torch.get_num_threads():
@@ -66,9 +80,17 @@ class NativeDecoder:
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
         """(B, 1, hidden) -> logits (B, 1, vocab)."""
+        if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+            return self._labelled(x, cos, sin, cache)
         for block in self.blocks:
             x = block(x, cos, sin, cache)
         return self._head(x)
+
+    def _labelled(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
+        for block in self.blocks:
+            x = block.labelled(x, cos, sin, cache)
+        with record_function("labcore::linear_native (head)"):
+            return self._head(x)
 
     def current(self) -> bool:
         """Whether the model still has the modules and parameters that the kernels point at."""
