@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -128,6 +129,15 @@ def gpu(name: str) -> GPU:
         usd_per_hour=row["usd_per_hour"],
         price_source=row.get("price_source"),
     )
+
+
+def gpu_reported_as(name: str) -> GPU | None:
+    """The data sheet of the device that driver or system call by this name, or None where there is none."""
+    for key, row in _rows("gpus").items():
+        known = row.get("reported_as")
+        if known and re.fullmatch(re.escape(known.lower()) + r"( with .*| \(.*\))?", name.strip().lower()):
+            return gpu(key)
+    return None
 
 
 def embedded(name: str) -> Path:

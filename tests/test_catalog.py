@@ -124,3 +124,11 @@ def test_embedded_models_lie_in_the_data_folder(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("LABCORE_DATA", str(folder))
     assert catalog.embedded("story") == folder / "story" / "model"
     assert catalog.embedded("STORY-draft") == folder / "story" / "draft"
+
+
+def test_a_device_is_recognised_by_the_name_its_driver_reports() -> None:
+    assert catalog.gpu_reported_as("NVIDIA H100 80GB HBM3") == catalog.gpu("h100-sxm")
+    assert catalog.gpu_reported_as("amd ryzen 9 7950x 16-core processor") == catalog.gpu("ryzen-7950x")
+    assert catalog.gpu_reported_as("NVIDIA A10G") is None  # another device than the A10
+    assert catalog.gpu_reported_as("NVIDIA A10") == catalog.gpu("a10")
+    assert catalog.gpu_reported_as("AMD EPYC") is None

@@ -23,6 +23,7 @@ from labcore.cache.sliding_window import SlidingWindowCache
 from labcore.cache.spec import ALIASES, CacheSpec
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
+from labcore.perf.costs import CacheTraffic
 
 KINDS: dict[str, type[KVCache]] = {
     kind.kind: kind
@@ -60,6 +61,7 @@ __all__ = [
     "SlidingWindowCache",
     "create",
     "is_endless",
+    "traffic_of",
 ]
 
 
@@ -117,6 +119,11 @@ def create(
         if name not in made.settings:
             raise ConfigError(f"The {spec.kind} cache has no setting {name!r}; {_known(made.settings)}.")
     return made(config, padding=padding, **common, **chosen)
+
+
+def traffic_of(kind: CacheChoice, config: ModelConfig) -> CacheTraffic:
+    """How steps with this choice of cache read and write, for `costs.step_costs`; asks a small one."""
+    return create(kind, config, capacity=256).traffic
 
 
 def is_endless(kind: CacheChoice) -> bool:

@@ -23,7 +23,7 @@ from labcore import kernels
 from labcore.config import ModelConfig
 from labcore.errors import CacheFull, OutOfMemory
 from labcore.kernels import reference
-from labcore.perf.costs import kv_bytes_per_token
+from labcore.perf.costs import CacheTraffic, kv_bytes_per_token
 from labcore.perf.machine import available_memory
 
 # For whoever wants to look at the attention: called with the layer, a function that computes its weights
@@ -82,6 +82,11 @@ class KVCache(ABC):
     def capacity(self) -> int | None:
         """Positions per sequence that fit, or None where nothing is reserved."""
         return None
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """How a step's traffic with this kind departs from a contiguous cache's; for `costs.step_costs`."""
+        return CacheTraffic()
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v (B, h_kv, n, d) behind what is held; return all kept keys and values (B, h_kv, T, d).

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from labcore.cache.base import KVCache
+from labcore.perf.costs import CacheTraffic
 
 
 class GrowingCache(KVCache):
@@ -23,6 +24,11 @@ class GrowingCache(KVCache):
         empty = torch.empty(self._layer_shape(0), device=self.device, dtype=self.dtype)
         self.keys = [empty] * self.config.num_hidden_layers
         self.values = [empty] * self.config.num_hidden_layers
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """Each step copies everything held."""
+        return CacheTraffic(copies=True)
 
     @property
     def nbytes(self) -> int:

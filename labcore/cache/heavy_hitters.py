@@ -21,6 +21,7 @@ from torch import Tensor
 from labcore.cache.base import KVCache
 from labcore.errors import ConfigError, NotSupported
 from labcore.kernels.grouped import grouped_scores, grouped_values
+from labcore.perf.costs import CacheTraffic
 
 # Queries of a prompt are attended in blocks, so that their weights stay small.
 BLOCK = 256
@@ -53,6 +54,11 @@ class HeavyHittersCache(KVCache):
         keys, values = (torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2))
         slots = torch.full(shape[:3], -1, dtype=torch.int64, device=self.device)
         return _Held(keys, values, slots, torch.zeros(shape[:3], device=self.device))
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """A query sees the budget and itself; every position keeps its sum of attention."""
+        return CacheTraffic(kept=self.budget + 1, scores=True)
 
     @property
     def nbytes(self) -> int:

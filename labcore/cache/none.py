@@ -7,12 +7,18 @@ from typing import ClassVar
 from torch import Tensor
 
 from labcore.cache.base import KVCache
+from labcore.perf.costs import CacheTraffic
 
 
 class NoCache(KVCache):
     """Keeps nothing. Its length stays 0, so the generation loop feeds all known tokens at every step."""
 
     kind: ClassVar[str] = "none"
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """Nothing is read: everything is computed again."""
+        return CacheTraffic(recomputes=True)
 
     @property
     def nbytes(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from labcore.cache.base import KVCache
 from labcore.errors import OutOfMemory
+from labcore.perf.costs import CacheTraffic
 from labcore.perf.machine import available_memory
 
 
@@ -55,6 +56,11 @@ class OffloadedCache(KVCache):
                 f"{needed / 1e9:.2f} GB of host memory and {free / 1e9:.2f} GB are free; ask for at most "
                 f"{free // max(1, self._bytes_for(1))} positions, or for fewer sequences."
             )
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """Everything held is fetched from the host's memory."""
+        return CacheTraffic(host=True)
 
     @property
     def nbytes(self) -> int:

@@ -22,7 +22,7 @@ from labcore.config import ModelConfig
 from labcore.errors import OutOfMemory
 from labcore.kernels import reference
 from labcore.kernels.paged import bind
-from labcore.perf.costs import kv_bytes_per_token
+from labcore.perf.costs import CacheTraffic, kv_bytes_per_token
 from labcore.perf.machine import available_memory
 
 
@@ -108,6 +108,11 @@ class PagedCache(KVCache):
         self._upload()
 
     # What it answers
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """Positions are found through the block table."""
+        return CacheTraffic(block_size=self.store.pool.block_size)
 
     @property
     def nbytes(self) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor
 from labcore.cache.base import KVCache
 from labcore.errors import ConfigError
 from labcore.kernels import packing
+from labcore.perf.costs import CacheTraffic
 
 Stored = dict[str, Tensor]
 
@@ -108,6 +109,11 @@ class QuantizedCache(KVCache):
 
     def _plain_bits(self) -> int:
         return 8 * torch.empty(0, dtype=self.dtype).element_size()
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """Codes are read, and written out in full precision before attention reads them."""
+        return CacheTraffic(bits=self.bits_per_element, unpacks=True)
 
     @property
     def nbytes(self) -> int:

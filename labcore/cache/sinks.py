@@ -23,6 +23,7 @@ from labcore.errors import ConfigError
 from labcore.kernels import reference
 from labcore.kernels.grouped import grouped_scores, grouped_values
 from labcore.kernels.rotary import inverse_frequencies, rotate_by
+from labcore.perf.costs import CacheTraffic
 
 
 class SinksCache(SlidingWindowCache):
@@ -47,6 +48,11 @@ class SinksCache(SlidingWindowCache):
         shape, layers = self._layer_shape(self.sinks), range(self.config.num_hidden_layers)
         # Keys of the sinks as they were computed: turning what was turned would add up rounding errors.
         self.sink_keys = [torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in layers]
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """A query sees the sinks and the window."""
+        return CacheTraffic(kept=self.sinks + self.window)
 
     @property
     def nbytes(self) -> int:

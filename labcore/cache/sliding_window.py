@@ -19,6 +19,7 @@ from labcore.cache.base import KVCache, Observer
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError, NotSupported
 from labcore.kernels import reference
+from labcore.perf.costs import CacheTraffic
 
 # Queries of a long chunk are attended in blocks, so that its masks stay small.
 BLOCK = 512
@@ -60,6 +61,11 @@ class SlidingWindowCache(KVCache):
         shape = (2, *self._layer_shape(entries))
         layers = range(self.config.num_hidden_layers)
         self.store = [torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in layers]
+
+    @property
+    def traffic(self) -> CacheTraffic:
+        """A query sees the window."""
+        return CacheTraffic(kept=self.window)
 
     @property
     def nbytes(self) -> int:

@@ -132,7 +132,7 @@ class Recorder:
                 text=self._text(token),
                 cache_length=self.cache.length,
                 cache_bytes=self.cache.nbytes,
-                costs=step_costs(config, batch, context, new, dtype=dtype, cached=self.cache.kind != "none"),
+                costs=step_costs(config, batch, context, new, dtype=dtype, traffic=self.cache.traffic),
                 seconds=seconds,
                 logits=logits[0].cpu().clone(),
                 attention=self._attention(context),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from labcore.errors import DeviceError
 
 # Bytes an element takes. int4 is two to a byte; scales of quantized formats are counted where they are made.
@@ -56,13 +58,18 @@ def bytes_per_element(dtype: object) -> float:
     return BYTES[canonical(dtype)]
 
 
-def rate_for(dtype: object, rates: dict[str, float]) -> float:
-    """FLOP/s of a dtype on a device with these rates, in the format it would compute in.
+def format_for(dtype: object, rates: Mapping[str, float]) -> str:
+    """The format that a dtype would be computed in on a device with these rates.
 
     Raises DeviceError when the device states no rate that fits (bfloat16 rates do not stand in for float32).
     """
     name = canonical(dtype)
     for candidate in (name, *_COMPUTED_IN.get(name, ())):
         if candidate in rates:
-            return rates[candidate]
+            return candidate
     raise DeviceError(f"No {name} rate is known for this device, only {', '.join(rates) or 'none at all'}.")
+
+
+def rate_for(dtype: object, rates: Mapping[str, float]) -> float:
+    """FLOP/s of a dtype on a device with these rates, in the format it would compute in; errors as there."""
+    return rates[format_for(dtype, rates)]

@@ -125,6 +125,13 @@ def _latent_parameters(config: ModelConfig, latent: Latent) -> int:
     return queries + down + up + heads * latent.v_head_dim * hidden
 
 
+def latent_norm_parameters(config: ModelConfig) -> int:
+    """Scales of the norms on the narrow vectors of latent attention, over all layers; 0 without it."""
+    if config.latent is None:
+        return 0
+    return config.num_hidden_layers * (config.latent.kv_lora_rank + (config.latent.q_lora_rank or 0))
+
+
 def norm_parameters_per_layer(config: ModelConfig) -> int:
     """Scales (and shifts) of one layer's norms, those on queries and keys included."""
     layout = layout_of(config)

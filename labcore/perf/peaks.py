@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from labcore.catalog import GPU
-from labcore.perf.dtypes import rate_for
-from labcore.perf.roofline import Roofs
+from labcore.perf.dtypes import format_for
+from labcore.perf.roofline import Roofs, between
 
 
 @dataclass(frozen=True)
 class Machine:
     """Two roofs and a memory: rates in FLOP/s by dtype, bandwidth in bytes/s, memory in bytes.
 
-    measured: the rates were achieved on this computer, not taken from a data sheet.
+    measured: the rates were achieved on this computer, not taken from a data sheet. by_rows: (rows, FLOP/s)
+    of products with so few rows, where that was measured. host_bandwidth: bytes/s from the host's memory.
     """
 
     name: str
@@ -23,10 +24,19 @@ class Machine:
     rates: Mapping[str, float] = field(default_factory=dict)
     usd_per_hour: float | None = None
     measured: bool = False
+    by_rows: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    host_bandwidth: float | None = None
 
-    def flops(self, dtype: object = "float16") -> float:
-        """FLOP/s for a dtype. Raises DeviceError when the machine states none that fits."""
-        return rate_for(dtype, dict(self.rates))
+    def flops(self, dtype: object = "float16", rows: int | None = None) -> float:
+        """FLOP/s for a dtype, of a product with so many rows (default: as many as it takes).
+
+        Raises DeviceError when the machine states no rate that fits.
+        """
+        name = format_for(dtype, self.rates)
+        if rows is None or not self.by_rows.get(name):
+            return self.rates[name]
+        points = [*self.by_rows[name], (2 * self.by_rows[name][-1][0], self.rates[name])]
+        return min(self.rates[name], between(points, rows))
 
     def ridge(self, dtype: object = "float16") -> float:
         """FLOP/byte at which compute and memory take equally long."""
@@ -40,6 +50,7 @@ class Machine:
             memory_bytes=self.memory_bytes * devices,
             bandwidth=self.bandwidth * devices,
             rates={dtype: rate * devices for dtype, rate in self.rates.items()},
+            by_rows={},
             usd_per_hour=None if self.usd_per_hour is None else self.usd_per_hour * devices,
         )
 
@@ -58,6 +69,8 @@ def machine_from_roofs(roofs: Roofs, memory_bytes: int, usd_per_hour: float | No
         rates=dict(roofs.matmul_flops),
         usd_per_hour=usd_per_hour,
         measured=True,
+        by_rows=dict(roofs.matmul_by_rows),
+        host_bandwidth=roofs.host_to_device,
     )
 
 

@@ -7,7 +7,10 @@ Two estimates, each for its use:
 * `ideal_step` is the napkin's: weights once, cache once, 2 FLOP per parameter and token
   (after the scaling-book, "All about Transformer inference"). One line, a lower bound, what lesson 1 uses.
 * `step_time` goes by the operations of `costs.step_costs` and answers with a bracket, because nobody knows in
-  advance how much of the memory traffic hides behind the arithmetic: all of it (max) or none (sum).
+  advance how much of the memory traffic hides behind the arithmetic: all of it (max) or none (sum). Between
+  them lies what to expect of operations that run one after another.
+
+What follows from it for whoever serves (TTFT, TPOT, the best batch) is in `forecast.py`.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from labcore.errors import ConfigError
 from labcore.perf.costs import StepCosts, kv_bytes_per_token, num_parameters, step_costs, weight_bytes
 from labcore.perf.dtypes import bytes_per_element, canonical
 from labcore.perf.peaks import Machine, as_machine, machine_from_gpu, machine_from_roofs
+from labcore.perf.sizes import parameters_touched
 
 __all__ = [
     "DecodeTerms",
     "Machine",
     "Napkin",
+    "OpTime",
     "StepTime",
     "as_machine",
     "cost_per_million",
@@ -44,33 +49,86 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class StepTime:
-    """A step's compute and memory time in seconds, and the bracket they span."""
+class OpTime:
+    """One operation's seconds at the roofs: computing, and moving its bytes."""
 
+    name: str
     compute_s: float
     memory_s: float
 
     @property
+    def seconds(self) -> float:
+        """The longer of the two: within one operation they overlap."""
+        return max(self.compute_s, self.memory_s)
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """A step's compute, memory and overhead time in seconds, and the bracket they span.
+
+    host_s: bytes that cross from the host's memory, fetched while the device works. operations: the rows that
+    compute_s and memory_s sum over.
+    """
+
+    compute_s: float
+    memory_s: float
+    overhead_s: float = 0.0
+    host_s: float = 0.0
+    operations: tuple[OpTime, ...] = ()
+
+    @property
     def low_s(self) -> float:
         """All traffic hides behind the arithmetic, or the other way round."""
-        return max(self.compute_s, self.memory_s)
+        return max(self.compute_s, self.memory_s, self.host_s) + self.overhead_s
 
     @property
     def high_s(self) -> float:
         """Nothing overlaps."""
-        return self.compute_s + self.memory_s
+        return self.compute_s + self.memory_s + self.host_s + self.overhead_s
+
+    @property
+    def expected_s(self) -> float:
+        """Operations one after another, each as long as the slower of its two: between low and high."""
+        return max(sum(op.seconds for op in self.operations), self.low_s - self.overhead_s) + self.overhead_s
 
     @property
     def bound(self) -> str:
-        """What the step waits for longer: "compute" or "memory"."""
-        return "compute" if self.compute_s > self.memory_s else "memory"
+        """What the step waits for longest: "compute", "memory", "overhead" or "host"."""
+        terms = {"memory": self.memory_s, "compute": self.compute_s}
+        terms |= {"overhead": self.overhead_s, "host": self.host_s}
+        return max(terms, key=lambda name: terms[name])
 
 
-def step_time(costs: StepCosts, machine: Machine | GPU, compute_dtype: object | None = None) -> StepTime:
-    """The roofline's bracket for one step. compute_dtype: format multiplied in (default: the weights')."""
+def step_time(
+    costs: StepCosts,
+    machine: Machine | GPU,
+    compute_dtype: object | None = None,
+    *,
+    overhead_s: float = 0.0,
+) -> StepTime:
+    """The roofline's bracket for one step.
+
+    compute_dtype: format multiplied in (default: the weights'). overhead_s: what the step takes beside
+    computing and moving bytes, launches above all, as measured. Raises DeviceError for a dtype without a
+    known rate.
+    """
     found = as_machine(machine)
-    rate = found.flops(compute_dtype if compute_dtype is not None else costs.dtype)
-    return StepTime(compute_s=costs.flops / rate, memory_s=costs.bytes / found.bandwidth)
+    dtype = compute_dtype if compute_dtype is not None else costs.dtype
+    rows = tuple(
+        OpTime(
+            op.name,
+            op.flops / found.flops(dtype, op.rows) if op.flops else 0.0,
+            op.bytes / found.bandwidth,
+        )
+        for op in costs.operations
+    )
+    return StepTime(
+        compute_s=sum(row.compute_s for row in rows),
+        memory_s=costs.bytes / found.bandwidth,
+        overhead_s=overhead_s,
+        host_s=costs.host_bytes / found.host_bandwidth if found.host_bandwidth else 0.0,
+        operations=rows,
+    )
 
 
 @dataclass(frozen=True)
@@ -102,13 +160,14 @@ def ideal_terms(
     """The napkin's three terms of a decode step; each sequence holds `context` tokens.
 
     Weights narrower than 16 bits leave the cache in float16: weight-only quantization does not shrink it.
+    Of a mixture of experts those count that the batch's tokens are sent to.
     """
     _check_sizes(batch, context)
     found = as_machine(machine)
     return DecodeTerms(
-        weights_s=weight_bytes(config, dtype) / found.bandwidth,
+        weights_s=parameters_touched(config, batch) * bytes_per_element(dtype) / found.bandwidth,
         cache_s=batch * context * kv_bytes_per_token(config, _cache_dtype(dtype)) / found.bandwidth,
-        compute_s=2 * batch * num_parameters(config) / found.flops(dtype),
+        compute_s=2 * batch * num_parameters(config, active=True) / found.flops(dtype),
     )
 
 

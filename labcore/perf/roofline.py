@@ -1,12 +1,13 @@
 """This device's own roofs: what it achieves when only arithmetic, or only reading, is asked of it.
 
 Spec sheets state peaks that no program reaches. These are the ceilings a practitioner finds: the best matmul
-over a few shapes, the best way of reading memory, a copy, the time to launch an operation that does nothing.
-Each is the fastest of several runs, as in STREAM (McCalpin 1995): disturbance only ever makes a run slower.
+over a scan of shapes, the best way of reading memory, a copy, both by the size of what is read, the link to
+the host, the time to launch an operation that does nothing. `roof_measuring.py` measures them.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -14,46 +15,37 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from labcore.errors import OutOfMemory
+from labcore.perf import roof_measuring as measuring
 from labcore.perf.dtypes import canonical
-from labcore.perf.machine import (
-    Neighbours,
-    available_memory,
-    cache_folder,
-    device_name,
-    last_level_cache_bytes,
-    resolve_device,
-)
-from labcore.perf.timing import measure
+from labcore.perf.machine import Neighbours, cache_folder, device_name, resolve_device
 
-GIB = 1 << 30
-_COLUMNS = 4096  # of the matrices read: the width of a 7B model
-# rows, inner, columns. Larger ones first: they are the likelier winners, and the clock may stop the scan.
-_SHAPES = {
-    "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (512, 2048, 2048), (256, 4096, 4096)),
-    "cuda": ((4096, 4096, 4096), (8192, 8192, 8192), (2048, 2048, 2048), (8192, 4096, 4096)),
+_FORMAT = "2"  # of the cache file: changes with what is measured
+# What is multiplied in unless asked otherwise, as far as the device offers it.
+_DEFAULT = {
+    "cpu": ("float32", "bfloat16", "int8"),
+    "mps": ("float32", "float16"),
+    "cuda": ("float32", "bfloat16", "float16", "int8", "float8"),
 }
-_SCAN_SECONDS = 2.5  # per dtype
 
 
 @dataclass(frozen=True)
 class Roofs:
     """Measured ceilings of one device.
 
-    matmul_flops: FLOP/s by dtype; matmul_shapes: the (rows, inner, columns) that reached it. Bandwidths in
-    bytes/s: read is memory to processor, copy counts bytes read plus bytes written. launch_overhead_s: time
-    per operation on one number. working_set_bytes: how much was read. measured_at: ISO 8601, UTC.
-    busy_cores: cores that other programs kept busy meanwhile.
+    matmul_flops: FLOP/s by dtype; matmul_shapes: the (rows, inner, columns) that reached it; matmul_by_rows:
+    (rows, FLOP/s) of products with so few rows, by dtype. Bandwidths in bytes/s: read is memory to processor,
+    copy counts bytes read plus bytes written; bandwidth_by_size: (bytes, read, copy) by working set.
+    host_to_device, device_to_host: over the link to a GPU, from pinned memory; None on a CPU.
+    launch_overhead_s: time per operation on one number. working_set_bytes: how much was read for the
+    bandwidths. measured_at: ISO 8601, UTC. busy_cores: cores that other programs kept busy meanwhile.
     """
 
     device: str
@@ -69,6 +61,15 @@ class Roofs:
     measured_at: str
     seconds: float
     busy_cores: float = 0.0
+    matmul_by_rows: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    bandwidth_by_size: tuple[tuple[int, float, float], ...] = ()
+    host_to_device: float | None = None
+    device_to_host: float | None = None
+
+    def read_bandwidth_at(self, size: int) -> float:
+        """Bytes/s of reading a working set of so many bytes again and again, between the measured sizes."""
+        points = [(bytes_, read) for bytes_, read, _ in self.bandwidth_by_size]
+        return between(points, size) if points else self.read_bandwidth
 
     @property
     def disturbed(self) -> bool:
@@ -89,9 +90,10 @@ def roofs(
 ) -> Roofs:
     """The device's roofs, measured now or read from the cache of an earlier measurement.
 
-    dtype: one number format or several whose matmul is measured (default: float32 on a CPU; float32, bfloat16
-    and float16 on a GPU). refresh: measure again. The cache keeps one file per device, PyTorch version,
-    number of threads and formats; a measurement that other programs disturbed lasts for this process only.
+    dtype: one number format or several whose matmul is measured (default: float32, bfloat16 and int8 on a
+    CPU; float16 and float8 beside them on a GPU; what the device does not offer is left out). refresh:
+    measure again. The cache keeps one file per device, PyTorch version, number of threads and formats; a
+    measurement that other programs disturbed lasts for this process only.
     Raises DeviceError for a device or dtype that is not there, OutOfMemory when too little memory is free to
     measure in.
     """
@@ -117,17 +119,23 @@ def known(device: str | torch.device = "auto", *, dtype: object | Sequence[objec
 
 def cache_path(device: torch.device, dtypes: Sequence[str]) -> Path:
     """The file in the user's cache that holds this measurement."""
-    parts = (device_name(device), str(device), torch.__version__, f"{torch.get_num_threads()}t", *dtypes)
+    threads = f"{torch.get_num_threads()}t"
+    parts = (_FORMAT, device_name(device), str(device), torch.__version__, threads, *dtypes)
     return cache_folder("roofs") / (re.sub(r"[^a-z0-9.+]+", "-", "_".join(parts).lower()) + ".json")
 
 
 def measure_roofs(device: torch.device, dtypes: Sequence[str]) -> Roofs:
-    """Measure all roofs of a device, without the cache. Takes a few seconds."""
+    """Measure all roofs of a device, without the cache. Takes some ten seconds.
+
+    Raises DeviceError for a format that the device does not multiply in.
+    """
     started, neighbours = time.perf_counter(), Neighbours()
-    size = _working_set(device)
-    best = {name: _matmul(device, getattr(torch, name)) for name in dtypes}
+    size = measuring.working_set(device)
+    best = {name: measuring.scan(device, name) for name in dtypes}
+    by_rows = {name: measuring.scan_rows(device, name) for name in dtypes}
+    overhead = measuring.launch_overhead(device)
     buffer = torch.ones(size // 4, dtype=torch.float32, device=device)
-    read = max(_reduction(buffer), _matrix_vector(buffer, getattr(torch, dtypes[0])))
+    down, back = measuring.host_bandwidth(device)
     return Roofs(
         device=str(device),
         device_name=device_name(device),
@@ -135,85 +143,36 @@ def measure_roofs(device: torch.device, dtypes: Sequence[str]) -> Roofs:
         torch_version=torch.__version__,
         matmul_flops={name: rate for name, (rate, _) in best.items()},
         matmul_shapes={name: shape for name, (_, shape) in best.items()},
-        read_bandwidth=read,
-        copy_bandwidth=_copy(buffer),
-        launch_overhead_s=_launch(device),
+        read_bandwidth=measuring.read_bandwidth(buffer, dtypes[0]),
+        copy_bandwidth=measuring.copy_bandwidth(buffer),
+        launch_overhead_s=overhead,
         working_set_bytes=size,
+        matmul_by_rows=by_rows,
+        bandwidth_by_size=measuring.bandwidth_by_size(buffer, overhead),
+        host_to_device=down,
+        device_to_host=back,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
         busy_cores=neighbours.busy_cores(),
     )
 
 
+def between(points: Sequence[tuple[int, float]], at: float) -> float:
+    """The rate at a size, linear in log(size) between measured points (size, rate), level beyond them."""
+    if at <= points[0][0]:
+        return points[0][1]
+    for (low, slow), (high, fast) in itertools.pairwise(points):
+        if at <= high:
+            share = math.log(at / low) / math.log(high / low)
+            return slow + share * (fast - slow)
+    return points[-1][1]
+
+
 def _dtype_names(device: torch.device, dtype: object | Sequence[object]) -> tuple[str, ...]:
     if dtype is None:
-        return ("float32",) if device.type == "cpu" else ("float32", "bfloat16", "float16")
+        return measuring.offered(device, _DEFAULT[device.type])
     several = dtype if isinstance(dtype, (list, tuple)) else (dtype,)
     return tuple(canonical(one) for one in several)
-
-
-def _working_set(device: torch.device) -> int:
-    """Bytes to read: well beyond the last cache, within an eighth of the free memory, at most 1 GiB."""
-    cache = (last_level_cache_bytes() if device.type == "cpu" else None) or 64 << 20
-    room = available_memory(device) // 8
-    if room < 32 << 20:
-        raise OutOfMemory(
-            f"Only {8 * room / 2**20:.0f} MiB are free on {device}; measuring its roofs needs 256 MiB. "
-            "Free some memory first."
-        )
-    size = min(max(4 * cache, 256 << 20), GIB, room)
-    return size - size % (_COLUMNS * 8)  # whole rows, in any format
-
-
-def _best_seconds(fn: Callable[[], object], device: torch.device, warmup: int = 1) -> float:
-    return measure(fn, warmup=warmup, repeats=5, device=device).best_s
-
-
-def _matmul(device: torch.device, dtype: torch.dtype) -> tuple[float, tuple[int, int, int]]:
-    """The best FLOP/s over the scan, and the shape that reached it."""
-    best = (0.0, (0, 0, 0))
-    deadline = time.perf_counter() + _SCAN_SECONDS
-    for shape in _SHAPES["cpu" if device.type == "cpu" else "cuda"]:
-        rows, inner, columns = shape
-        left = torch.randn(rows, inner, device=device).to(dtype)
-        right = torch.randn(inner, columns, device=device).to(dtype)
-        out = torch.empty(rows, columns, device=device, dtype=dtype)
-        seconds = _best_seconds(lambda a=left, b=right, o=out: torch.mm(a, b, out=o), device)  # type: ignore[misc]
-        best = max(best, (2 * rows * inner * columns / seconds, shape))
-        if time.perf_counter() > deadline:
-            break
-    return best
-
-
-def _reduction(buffer: Tensor) -> float:
-    """Bytes/s of summing everything."""
-    return buffer.nbytes / _best_seconds(lambda: buffer.sum(), buffer.device)
-
-
-def _matrix_vector(buffer: Tensor, dtype: torch.dtype) -> float:
-    """Bytes/s of one matrix-vector product over the buffer, which is what decode does with its weights."""
-    matrix = buffer.view(dtype).view(-1, _COLUMNS)
-    vector = torch.ones(_COLUMNS, dtype=dtype, device=buffer.device)
-    row = vector.view(1, -1)
-    ways = (lambda: torch.mv(matrix, vector), lambda: functional.linear(row, matrix))
-    return buffer.nbytes / min(_best_seconds(way, buffer.device) for way in ways)
-
-
-def _copy(buffer: Tensor) -> float:
-    """Bytes/s of copying one half of the buffer to the other, read and written bytes both counted."""
-    source, target = buffer.chunk(2)
-    return 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), buffer.device)
-
-
-def _launch(device: torch.device, operations: int = 1000) -> float:
-    """Seconds per in-place addition to a single number, launched back to back."""
-    number = torch.zeros(1, device=device)
-
-    def many() -> None:
-        for _ in range(operations):
-            number.add_(1)
-
-    return _best_seconds(many, device) / operations
 
 
 def _load(path: Path) -> Roofs | None:
@@ -221,6 +180,9 @@ def _load(path: Path) -> Roofs | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         data["matmul_shapes"] = {name: tuple(shape) for name, shape in data["matmul_shapes"].items()}
+        rows = data.get("matmul_by_rows", {}).items()
+        data["matmul_by_rows"] = {name: tuple(map(tuple, points)) for name, points in rows}
+        data["bandwidth_by_size"] = tuple(map(tuple, data.get("bandwidth_by_size", ())))
         found = Roofs(**data)
         rates = (
             *found.matmul_flops.values(),

@@ -6,6 +6,7 @@ from labcore.config import ModelConfig
 from labcore.errors import ConfigError
 from labcore.perf.dtypes import bytes_per_element
 from labcore.perf.layout import layer_parameters, norm_parameters, position_parameters
+from labcore.shapes import Experts
 
 
 def kv_numbers_per_layer(config: ModelConfig) -> int:
@@ -80,3 +81,22 @@ def approximate_flops(config: ModelConfig, context: int, new_tokens: int = 1) ->
     logits (Kaplan et al. 2020, section 2.1).
     """
     return 2 * num_parameters(config) * new_tokens + 2 * attention_scores_flops(config, context, new_tokens)
+
+
+def experts_touched(experts: Experts, tokens: int) -> float:
+    """Experts of a layer that `tokens` tokens reach between them, on average, were all equally likely.
+
+    E * (1 - (1 - k / E)**tokens): a token leaves an expert out with probability 1 - k / E.
+    """
+    total = experts.num_local_experts
+    return float(total * (1 - (1 - experts.num_experts_per_tok / total) ** tokens))
+
+
+def parameters_touched(config: ModelConfig, tokens: int) -> float:
+    """Parameters that a step of so many tokens reads: all, but for experts that no token is sent to."""
+    experts = config.experts
+    if experts is None:
+        return num_parameters(config)
+    all_, used = num_parameters(config), num_parameters(config, active=True)
+    each = (all_ - used) / (experts.num_local_experts - experts.num_experts_per_tok or 1)
+    return all_ - each * (experts.num_local_experts - experts_touched(experts, tokens))

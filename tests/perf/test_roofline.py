@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from labcore.errors import DeviceError, OutOfMemory
+from labcore.perf import roof_measuring as measuring
 from labcore.perf import roofline
 from labcore.perf.roofline import Roofs, measure_roofs, roofs
 
 CPU = torch.device("cpu")
+DEFAULT = ("float32", "bfloat16", "int8")
 MADE_UP = Roofs(
     device="cpu",
     device_name="Abacus 1",
@@ -52,7 +54,7 @@ def _file(folder: Path) -> Path:
 def test_a_second_call_reads_the_cache(counted: list[tuple[str, ...]], tmp_path: Path) -> None:
     first = roofs("cpu")
     assert roofs("cpu") == first
-    assert counted == [("float32",)]
+    assert counted == [DEFAULT]
     assert first.matmul_shapes == {"float32": (8, 16, 32)}
     assert _file(tmp_path).name.endswith(".json")
 
@@ -93,7 +95,7 @@ def test_formats_and_threads_are_kept_apart(counted: list[tuple[str, ...]]) -> N
     roofs("cpu")
     roofs("cpu", dtype="bf16")
     roofs("cpu", dtype=[torch.float32, "bfloat16"])
-    assert counted == [("float32",), ("bfloat16",), ("float32", "bfloat16")]
+    assert counted == [DEFAULT, ("bfloat16",), ("float32", "bfloat16")]
     one, two = (roofline.cache_path(CPU, (name,)) for name in ("float32", "float16"))
     assert one != two
     assert torch.__version__.split("+")[0] in one.name
@@ -117,29 +119,35 @@ def test_the_cache_lies_where_the_system_keeps_caches(
 
 
 def test_a_real_measurement_is_positive_and_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "_working_set", lambda device: 8 << 20)
-    monkeypatch.setattr(roofline, "_SHAPES", {"cpu": ((64, 64, 64), (128, 64, 32))})
-    found = measure_roofs(CPU, ("float32", "bfloat16"))
-    assert set(found.matmul_flops) == {"float32", "bfloat16"}
+    monkeypatch.setattr(measuring, "working_set", lambda device: 8 << 20)
+    monkeypatch.setattr(measuring, "SHAPES", {"cpu": ((64, 64, 64), (128, 64, 32))})
+    monkeypatch.setattr(measuring, "ROWS", (1, 8))
+    found = measure_roofs(CPU, DEFAULT)
+    assert set(found.matmul_flops) == set(DEFAULT)
     assert found.matmul_shapes["float32"] in ((64, 64, 64), (128, 64, 32))
     rates = (
         *found.matmul_flops.values(),
         found.read_bandwidth,
         found.copy_bandwidth,
         found.launch_overhead_s,
+        *(rate for points in found.matmul_by_rows.values() for _, rate in points),
+        *(rate for _, *pair in found.bandwidth_by_size for rate in pair),
     )
+    assert [size for size, *_ in found.bandwidth_by_size] == [256 << 10, 1 << 20, 4 << 20]
+    assert [rows for rows, _ in found.matmul_by_rows["float32"]] == [1, 8]
+    assert found.host_to_device is None  # there is no link
     assert all(math.isfinite(rate) and rate > 0 for rate in rates)
 
 
 def test_the_working_set_outgrows_the_cache_and_fits_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "last_level_cache_bytes", lambda: 100 << 20)
-    monkeypatch.setattr(roofline, "available_memory", lambda device: 64 << 30)
-    assert roofline._working_set(CPU) == 400 << 20
-    monkeypatch.setattr(roofline, "available_memory", lambda device: 1 << 30)
-    assert roofline._working_set(CPU) == 128 << 20
-    monkeypatch.setattr(roofline, "available_memory", lambda device: 64 << 20)
+    monkeypatch.setattr(measuring, "last_level_cache_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(measuring, "available_memory", lambda device: 64 << 30)
+    assert measuring.working_set(CPU) == 400 << 20
+    monkeypatch.setattr(measuring, "available_memory", lambda device: 1 << 30)
+    assert measuring.working_set(CPU) == 128 << 20
+    monkeypatch.setattr(measuring, "available_memory", lambda device: 64 << 20)
     with pytest.raises(OutOfMemory, match="64 MiB are free"):
-        roofline._working_set(CPU)
+        measuring.working_set(CPU)
 
 
 def test_the_public_name_is_the_function() -> None:
@@ -175,8 +183,31 @@ def test_what_is_known_is_told_without_measuring(counted: list[tuple[str, ...]])
     assert len(counted) == 1
 
 
+def test_a_format_that_is_not_multiplied_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise RuntimeError("no such kernel\nand a long story")
+
+    monkeypatch.setitem(measuring._PRODUCTS, "float8", refuse)
+    with pytest.raises(DeviceError, match=r"no matrices in float8 here \(no such kernel\)"):
+        measuring.product(CPU, "float8", 32, 64, 64)
+    assert measuring.offered(CPU, ("float8", "float32")) == ("float32",)
+
+
+def test_rates_between_measured_sizes() -> None:
+    points = [(1, 10.0), (100, 30.0), (10_000, 20.0)]
+    assert roofline.between(points, 0.5) == 10
+    assert roofline.between(points, 10) == pytest.approx(20)
+    assert roofline.between(points, 1000) == pytest.approx(25)
+    assert roofline.between(points, 10**9) == 20
+    caches = replace(MADE_UP, bandwidth_by_size=((1 << 20, 9e10, 8e10), (1 << 30, 1e10, 9e9)))
+    assert caches.read_bandwidth_at(1 << 25) == pytest.approx(5e10)
+    assert MADE_UP.read_bandwidth_at(1 << 25) == 1e10
+
+
 @pytest.mark.gpu
 def test_a_gpu_is_measured() -> None:
     found = measure_roofs(torch.device("cuda", 0), ("bfloat16",))
+    assert found.host_to_device > 1e9
+    assert found.device_to_host > 1e9
     assert found.matmul_flops["bfloat16"] > 1e12
     assert found.read_bandwidth > 1e11

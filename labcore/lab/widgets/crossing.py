@@ -10,7 +10,6 @@ from labcore.lab.figures.crossing import cross, crossing_figure, crossing_findin
 from labcore.lab.session import Session
 from labcore.lab.widgets.common import Explorer, View, choice
 from labcore.lab.widgets.napkin import THIS_MACHINE, machine_names
-from labcore.perf.costs import countable
 from labcore.perf.dtypes import bytes_per_element
 from labcore.perf.predict import Machine, machine_from_gpu
 
@@ -26,8 +25,7 @@ def make(session: Session) -> Explorer:
     """The explorer, not placed yet."""
     own = f"{session.model.name} (this lesson's)"
     shapes = {own: session.model.config}
-    known = {name: catalog.architecture(name) for name in catalog.architectures()}
-    shapes |= {name: config for name, config in known.items() if countable(config)}
+    shapes |= {name: catalog.architecture(name) for name in catalog.architectures()}
     dtype = str(session.model.dtype).removeprefix("torch.")
     return Explorer(
         partial(crossing_view, session.machine, shapes),

@@ -10,7 +10,6 @@ from labcore.lab.figures import intro
 from labcore.lab.session import Session
 from labcore.lab.units import gigabytes, seconds, significant
 from labcore.lab.widgets.common import Explorer, View, choice, slider
-from labcore.perf.costs import countable
 from labcore.perf.predict import Machine, Napkin, machine_from_gpu
 from labcore.perf.predict import napkin as plan_on_napkin
 
@@ -28,7 +27,7 @@ def napkin(session: Session, *, usd_per_hour: float | None = None) -> None:
     """
     machines = machine_names(session)
     what = {
-        "model": choice("Model", dense_models(), "llama-2-7b"),
+        "model": choice("Model", catalog.architectures(), "llama-2-7b"),
         "gpu": choice("GPU", machines, "a10"),
         "precision": choice("Weights stored as", PRECISIONS, "float16"),
     }
@@ -100,8 +99,3 @@ def row(plan: Napkin) -> dict[str, object]:
         "$ per hour": plan.usd_per_hour,
         "$ per million tokens": plan.usd_per_million,
     }
-
-
-def dense_models() -> list[str]:
-    """Catalogued shapes whose steps the cost model counts."""
-    return [name for name in catalog.architectures() if countable(catalog.architecture(name))]

@@ -1,0 +1,207 @@
+"""`labcore bench predict`: what costs and roofs foretell of a step, beside the step as it is.
+
+The roofs are measured between the steps, in the same minutes: on a machine that others use too, the memory's
+bandwidth changes by the minute, and a prediction from yesterday's roof would be judged by today's weather.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from labcore import cache as caches
+from labcore.bench.cache import filled, step_of
+from labcore.bench.interleave import Samples, interleave
+from labcore.bench.overhead import engine_overhead
+from labcore.cache import KVCache
+from labcore.model import Model
+from labcore.perf import costs, roof_measuring
+from labcore.perf.balance import utilisation
+from labcore.perf.dtypes import canonical
+from labcore.perf.peaks import Machine
+from labcore.perf.predict import StepTime, step_time
+from labcore.perf.timing import synchronize
+
+WARMUP = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step. Seconds; measured and spread: median and interquartile range of its runs.
+
+    expected, low, high: predicted, operations one after another, and the bracket around it. The terms
+    (compute, memory, overhead) are the prediction's. error: expected over measured, minus 1. bandwidth,
+    flops: the roofs of those minutes, in bytes/s and FLOP/s; mbu, mfu: the shares of them that it reached.
+    """
+
+    phase: str
+    batch: int
+    context: int
+    measured_s: float
+    spread_s: float
+    expected_s: float
+    low_s: float
+    high_s: float
+    compute_s: float
+    memory_s: float
+    overhead_s: float
+    error: float
+    bandwidth: float
+    flops: float
+    mbu: float
+    mfu: float
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What was measured, on what. overhead_s: of a decode step and of a prefill, as measured."""
+
+    model: str
+    dtype: str
+    layers: int
+    repeats: int
+    decode_overhead_s: float
+    prefill_overhead_s: float
+    flops_by_rows: list[tuple[int, float]]
+    rows: list[Row]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return asdict(self)
+
+    def within(self, tolerance: float = 0.25) -> list[Row]:
+        """Rows whose expected time is that near to the measured one."""
+        return [row for row in self.rows if abs(row.error) <= tolerance]
+
+
+def bench_predict(
+    model: Model,
+    *,
+    contexts: Sequence[int] = (64, 512, 2048),
+    batches: Sequence[int] = (1, 8),
+    prompts: Sequence[int] = (512,),
+    repeats: int = 9,
+    progress: Callable[[str], None] = lambda _: None,
+) -> PredictResult:
+    """Every decode step and every prompt, predicted and measured."""
+    bench = _Bench(model, repeats, progress)
+    rows = [bench.decode(batch, context) for batch in batches for context in contexts]
+    rows += [bench.prefill(prompt) for prompt in prompts]
+    return PredictResult(
+        model=model.name,
+        dtype=bench.dtype,
+        layers=model.config.num_hidden_layers,
+        repeats=repeats,
+        decode_overhead_s=bench.overhead(new=1, batch=1),
+        prefill_overhead_s=bench.overhead(new=2, batch=1),
+        flops_by_rows=list(bench.by_rows),
+        rows=rows,
+    )
+
+
+class _Bench:
+    """One model's instruments: its buffer to read, its products, its overheads by phase and batch."""
+
+    def __init__(self, model: Model, repeats: int, progress: Callable[[str], None]) -> None:
+        self.model, self.repeats, self.progress = model, repeats, progress
+        self.device, self.dtype = model.device, canonical(model.dtype)
+        progress("measuring arithmetic by rows")
+        self.by_rows = roof_measuring.scan_rows(self.device, self.dtype)
+        size = roof_measuring.working_set(self.device)
+        self.buffer = torch.ones(size // 4, dtype=torch.float32, device=self.device)
+        _, shape = roof_measuring.scan(self.device, self.dtype)
+        self.product, self.shape = roof_measuring.product(self.device, self.dtype, *shape), shape
+        self._overheads: dict[tuple[int, int], float] = {}
+
+    def overhead(self, new: int, batch: int) -> float:
+        """Seconds of a step that computes and reads next to nothing."""
+        key = (new, batch)
+        if key not in self._overheads:
+            self._overheads[key] = engine_overhead(self.model, batch=batch, new_tokens=new)
+        return self._overheads[key]
+
+    def decode(self, batch: int, context: int) -> Row:
+        """One step of `batch` sequences that hold `context` positions once it is done."""
+        self.progress(f"decode, batch {batch}, context {context}")
+        room = context + 2 * (WARMUP + self.repeats)
+        cache = filled(self.model, "contiguous", context - 1, batch, room)
+        step = step_of(self.model, cache)
+
+        def run() -> float:
+            cache.truncate(context - 1)
+            return step()
+
+        return self._row("decode", batch, context, 1, run)
+
+    def prefill(self, prompt: int) -> Row:
+        """A prompt of one sequence, at once."""
+        self.progress(f"prefill of {prompt}")
+        cache = _empty(self.model, prompt)
+        tokens = torch.zeros(1, prompt, dtype=torch.int64, device=self.device)
+
+        @torch.inference_mode()
+        def run() -> float:
+            cache.reset()
+            return _seconds(lambda: self.model.transformer(tokens, cache, logits_to_keep=1), self.device)
+
+        return self._row("prefill", 1, prompt, prompt, run)
+
+    def _row(self, phase: str, batch: int, context: int, new: int, run: Callable[[], float]) -> Row:
+        contestants = {
+            "step": run,
+            "read": lambda: _seconds(lambda: self.buffer.sum(), self.device),
+            "product": lambda: _seconds(self.product, self.device),
+        }
+        samples = interleave(contestants, repeats=self.repeats, warmup=WARMUP)
+        bandwidth = self.buffer.nbytes / samples["read"].median(float)
+        flops = 2 * self.shape[0] * self.shape[1] * self.shape[2] / samples["product"].median(float)
+        machine = Machine(
+            "here", 0, bandwidth, {self.dtype: flops}, measured=True, by_rows={self.dtype: self.by_rows}
+        )
+        step = costs.step_costs(self.model.config, batch, context, new, dtype=self.dtype)
+        overhead = self.overhead(min(new, 2), batch)
+        return _told(
+            phase, batch, context, samples, step, step_time(step, machine, overhead_s=overhead), machine
+        )
+
+
+def _told(
+    phase: str, batch: int, context: int, samples: dict[str, Samples[float]], step: costs.StepCosts,
+    expected: StepTime, machine: Machine,
+) -> Row:  # fmt: skip
+    measured = samples["step"].median(float)
+    reached = utilisation(machine, measured, bytes_moved=step.bytes, flops=step.flops, dtype=step.dtype)
+    return Row(
+        phase=phase,
+        batch=batch,
+        context=context,
+        measured_s=measured,
+        spread_s=samples["step"].spread(float),
+        expected_s=expected.expected_s,
+        low_s=expected.low_s,
+        high_s=expected.high_s,
+        compute_s=expected.compute_s,
+        memory_s=expected.memory_s,
+        overhead_s=expected.overhead_s,
+        error=expected.expected_s / measured - 1,
+        bandwidth=machine.bandwidth,
+        flops=machine.flops(step.dtype),
+        mbu=reached.mbu,
+        mfu=reached.mfu,
+    )
+
+
+def _empty(model: Model, room: int) -> KVCache:
+    return caches.create("contiguous", model.config, capacity=room, device=model.device, dtype=model.dtype)
+
+
+def _seconds(fn: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    fn()
+    synchronize(device)
+    return time.perf_counter() - start
