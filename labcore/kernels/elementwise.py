@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labcore.kernels.native import elementwise as native
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension (Zhang & Sennrich 2019). Any shape (..., d)."""
@@ -26,6 +28,11 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up for a fused (..., 2 * d) input whose first half is the gate (Shazeer 2020)."""
+    """silu(gate) * up for a fused (..., 2 * d) input whose first half is the gate (Shazeer 2020).
+
+    One pass over memory on a CPU with the native kernels; two operators elsewhere.
+    """
+    if native.takes(gate_up):
+        return native.swiglu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up

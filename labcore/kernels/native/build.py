@@ -23,7 +23,7 @@ import torch
 
 from labcore.perf.machine import cache_folder
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("layer.c", "attention.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("layer.c", "attention.c", "elementwise.c"))
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
 SECONDS = 120
 
@@ -90,7 +90,8 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.labcore_after_attention.argtypes = [at] * 4 + [number, number]
     lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [number, number]
     lib.labcore_decode_attention.argtypes = [at] * 10 + [number] * 7 + [stride] * 5 + [number]
-    for name in ("before_attention", "after_attention", "head", "decode_attention"):
+    lib.labcore_swiglu.argtypes = [at, at, stride, stride, number]
+    for name in ("before_attention", "after_attention", "head", "decode_attention", "swiglu"):
         getattr(lib, f"labcore_{name}").restype = None
     return lib
 

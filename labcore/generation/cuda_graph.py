@@ -1,0 +1,140 @@
+"""Decode steps as CUDA graphs: the hundreds of kernels of a step are launched by one call.
+
+A graph has the addresses of all it touches baked in. So whoever records one owns the memory of the cache: a
+generation that decodes through graphs borrows it, and a second one meanwhile gets its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor
+
+from labcore.cache import ContiguousCache
+from labcore.generation import static_step
+from labcore.generation.static_step import SHORTEST, StepInputs, clear_ahead, span_of
+from labcore.model import Model
+from labcore.model.transformer import Transformer
+
+Run = Callable[[Tensor], Tensor]
+Replay = Callable[[], Any]
+
+
+def bucket_for(positions: int) -> int:
+    """How many positions a step spans that must span so many: powers of two, since each is recorded apart."""
+    return max(SHORTEST, 1 << (positions - 1).bit_length())
+
+
+class Recorded:
+    """A cache's memory and the graphs that were recorded over it, lent to one cache at a time."""
+
+    def __init__(self, transformer: Transformer, cache: ContiguousCache) -> None:
+        self.stores, self.capacity, self.batch = cache.store, cache.capacity, cache.batch_size
+        self.weights = _addresses(transformer)
+        self.inputs = StepInputs(cache.batch_size, cache.device)
+        self._graphs: dict[int, tuple[Replay, Tensor]] = {}
+        self._borrower: ReferenceType[ContiguousCache] = ref(cache)
+
+    @property
+    def free(self) -> bool:
+        """Whether the cache that borrowed the memory is gone."""
+        return self._borrower() is None
+
+    def fits(self, transformer: Transformer, cache: ContiguousCache) -> bool:
+        """Whether this cache could work on this memory, with weights that lie where they did."""
+        wanted = (cache.store[0].dtype, cache.store[0].device, cache.batch_size)
+        mine = (self.stores[0].dtype, self.stores[0].device, self.batch)
+        return mine == wanted and self.capacity >= cache.capacity and self.weights == _addresses(transformer)
+
+    def lend(self, cache: ContiguousCache) -> None:
+        """Let an empty cache work on this memory instead of its own."""
+        cache.store = self.stores
+        cache._bind()
+        self._borrower = ref(cache)
+
+    def step(self, transformer: Transformer, bucket: int) -> Tensor:
+        """Replay the step that spans the bucket, recorded first where it was not -> logits (B, vocab) fp32."""
+        if bucket not in self._graphs:
+            span = span_of(bucket, self.inputs.tokens.device)
+
+            def run() -> Tensor:
+                inputs = self.inputs
+                return static_step.whole(
+                    transformer, inputs.tokens, inputs.position, inputs.padding, span, self.stores
+                )
+
+            self._graphs[bucket] = _capture(run, self.inputs.tokens.device)
+        replay, logits = self._graphs[bucket]
+        replay()
+        return logits.clone()  # the next replay writes over the graph's own
+
+
+def _capture(run: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
+    """Record what `run` launches; returns the replay, and the tensor that each replay fills."""
+    with torch.cuda.device(device):
+        # Libraries allocate at first use, which no graph may record; the side stream keeps that out of the way.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = run()
+    return graph.replay, logits
+
+
+def _addresses(transformer: Transformer) -> list[int]:
+    """Where the weights lie: a graph over weights that were moved would read freed memory."""
+    tensors = [*transformer.parameters(), *transformer.buffers()]
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+_recorded: WeakKeyDictionary[Transformer, list[Recorded]] = WeakKeyDictionary()
+
+
+def recorded_for(transformer: Transformer, cache: ContiguousCache) -> Recorded:
+    """Memory with graphs that nobody uses, lent to this empty cache; the cache's own, nothing recorded, if none.
+
+    What is free and does not fit is let go: it would hold a cache's worth of memory for nothing.
+    """
+    kept = _recorded.setdefault(transformer, [])
+    fitting = [one for one in kept if one.free and one.fits(transformer, cache)]
+    if fitting:
+        fitting[0].lend(cache)
+        return fitting[0]
+    made = Recorded(transformer, cache)
+    kept[:] = [one for one in kept if not one.free] + [made]
+    return made
+
+
+class GraphSteps:
+    """The decode steps of one generation, whose cache is still empty. eager: for what is not a single token."""
+
+    def __init__(self, model: Model, cache: ContiguousCache, eager: Run) -> None:
+        self.transformer, self.cache, self.eager = model.transformer, cache, eager
+        self.recorded = recorded_for(model.transformer, cache)
+        self._bucket = 0
+
+    @torch.inference_mode()
+    def __call__(self, known: Tensor) -> Tensor:
+        """known: (B, t) tokens -> logits (B, vocab) fp32 of the position after them.
+
+        Raises CacheFull, with nothing changed.
+        """
+        cache = self.cache
+        if known.shape[1] != cache.length + 1 or cache.store is not self.recorded.stores:
+            return self.eager(known)
+        cache.begin(1)
+        bucket = min(bucket_for(cache.length + 1), self.recorded.capacity)
+        if bucket != self._bucket:
+            clear_ahead(cache, bucket)
+            self._bucket = bucket
+        self.recorded.inputs.fill(known[:, -1:], cache)
+        logits = self.recorded.step(self.transformer, bucket)
+        cache.commit()
+        return logits
