@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labcore import catalog, errors, perf
     from labcore.config import ModelConfig
-    from labcore.generation import generate, logits, stream
+    from labcore.generation import generate, logits, stream, warm_up
     from labcore.model import Model, load
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ _HOMES = {
     "generate": "labcore.generation",
     "stream": "labcore.generation",
     "logits": "labcore.generation",
+    "warm_up": "labcore.generation",
 }
 _ROOMS = ("cache", "catalog", "errors", "generation", "kernels", "lab", "model", "perf")
 
@@ -43,6 +44,7 @@ __all__ = [
     "logits",
     "perf",
     "stream",
+    "warm_up",
 ]
 
 

@@ -4,6 +4,7 @@ from labcore.generation.api import generate, logits, stream
 from labcore.generation.loop import decode_step, prefill
 from labcore.generation.output import Output, Step
 from labcore.generation.sampling import Sampler, SamplingParams, draw, process_logits
+from labcore.generation.steps import StepKind, WarmUp, warm_up
 from labcore.generation.trace import Candidate, Trace, TraceOptions, TraceStep
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "Sampler",
     "SamplingParams",
     "Step",
+    "StepKind",
     "Trace",
     "TraceOptions",
     "TraceStep",
+    "WarmUp",
     "decode_step",
     "draw",
     "generate",
@@ -22,4 +25,5 @@ __all__ = [
     "prefill",
     "process_logits",
     "stream",
+    "warm_up",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labcore.cache import CacheChoice, create, is_endless
-from labcore.errors import SamplingError
+from labcore.errors import NotSupported, SamplingError
 from labcore.generation.answer import Answer
 from labcore.generation.beam import BeamParams, beam_search
 from labcore.generation.loop import BatchStep, Generation
@@ -17,6 +17,7 @@ from labcore.generation.memory import memory_told
 from labcore.generation.output import Output, Phase, Step
 from labcore.generation.prompts import Prompt, encode_batch, is_batch
 from labcore.generation.sampling import SamplingParams
+from labcore.generation.steps import StepKind
 from labcore.generation.stopping import Stopping
 from labcore.generation.trace import TraceOptions, trace_options
 from labcore.model import Model
@@ -38,6 +39,7 @@ def generate(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     cache: CacheChoice = "contiguous",
+    step: StepKind = "eager",
     trace: bool | TraceOptions = False,
     **sampling: Any,
 ) -> Output | list[Output]:
@@ -47,9 +49,11 @@ def generate(
     Answers end at an end-of-sequence token (unless ignore_eos), at a stop string (not part of the text),
     after max_new_tokens, or where the model's context ends (kinds of cache that roll go on past it).
     cache: a kind, alone or with settings ("sinks:sinks=4,window=60"), a CacheSpec, or a factory.
+    step: how decode steps are run: "eager", "compiled" (torch.compile) or "graph" (CUDA graphs); the last two
+    with the contiguous cache only, and with a wait at first use (see warm_up).
     trace: record every step of the first answer.
     Returns an Output, or a list of them for a list of prompts.
-    Raises PromptError, SamplingError, OutOfMemory.
+    Raises PromptError, SamplingError, OutOfMemory, and for `step` ConfigError, DeviceError, NotSupported.
     """
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)
@@ -60,11 +64,14 @@ def generate(
             raise SamplingError(
                 "Beam search takes no sampling settings, stop strings or trace; set num_beams=1 for those."
             )
+        if step != "eager":
+            raise NotSupported(f"Beam search runs step='eager', not {step!r}; set num_beams=1 for that.")
         with memory_told(model):
             outputs = [beam_search(model, one, beams, stopping, cache) for one in prompts.singles()]
     else:
         with memory_told(model):
-            outputs = _run(Generation(model, prompts, params, stopping, cache, trace_options(trace)))
+            run = Generation(model, prompts, params, stopping, cache, trace_options(trace), step)
+            outputs = _run(run)
     return outputs if is_batch(prompt) else outputs[0]
 
 
@@ -76,6 +83,7 @@ def stream(
     stop: str | Sequence[str] = (),
     ignore_eos: bool = False,
     cache: CacheChoice = "contiguous",
+    step: StepKind = "eager",
     **sampling: Any,
 ) -> Iterator[Step]:
     """Answer one prompt step by step; arguments as in `generate`, errors raised before the first step."""
@@ -83,7 +91,8 @@ def stream(
         raise SamplingError("stream answers one prompt at a time; use generate for a list of prompts.")
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)
-    return _stream(Generation(model, encode_batch(model, prompt, is_endless(cache)), params, stopping, cache))
+    prompts = encode_batch(model, prompt, is_endless(cache))
+    return _stream(Generation(model, prompts, params, stopping, cache, step=step))
 
 
 @torch.inference_mode()

@@ -44,8 +44,10 @@ class Program:
             self._whole = self._in_chunks
             self._parts = [_compiled(part, name) for part in (static_step.opening, _through, _closing)]
 
-    def __call__(self, transformer: Transformer, inputs: StepInputs, span: Tensor, stores: list[Tensor]) -> Tensor:
-        """Logits (B, vocab) fp32; arguments as in `static_step.whole`. Raises whatever the compiler raises."""
+    def __call__(
+        self, transformer: Transformer, inputs: StepInputs, span: Tensor, stores: list[Tensor]
+    ) -> Tensor:
+        """Logits (B, vocab) fp32; arguments as in `static_step.whole`. Raises what the compiler raises."""
         start = time.perf_counter()
         logits = self._whole(transformer, inputs.tokens, inputs.position, inputs.padding, span, stores)
         if self.seconds is None:
@@ -88,8 +90,8 @@ def _closing(*args: Any) -> Tensor:
 def _compiled(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The function compiled, apart from all its other copies.
 
-    The compiler counts variants, and remembers which sizes ever varied, by a function's code and name: were they
-    shared, the ninth model or batch size would quietly run uncompiled.
+    The compiler counts variants, and remembers which sizes ever varied, by a function's code and name: were
+    they shared, the ninth model or batch size would quietly run uncompiled.
     """
     code = function.__code__.replace(co_name=f"{function.__name__}_{name}")
     return torch.compile(FunctionType(code, function.__globals__, code.co_name))
@@ -100,7 +102,7 @@ _programs: WeakKeyDictionary[Transformer, dict[tuple[Any, ...], Program]] = Weak
 
 
 def program_for(model: Model, batch: int) -> Program:
-    """The program kept for this model, as it is now, and batch size; new and not yet compiled the first time."""
+    """The program kept for this model, as it is now, and batch size; not yet compiled the first time."""
     kept = _programs.setdefault(model.transformer, {})
     for key in [key for key in kept if key[1:] != (model.device, model.dtype)]:
         del kept[key]
@@ -111,7 +113,7 @@ def program_for(model: Model, batch: int) -> Program:
 
 
 def bucket_for(positions: int) -> int:
-    """How many positions a step spans that must span so many. Any multiple will do: no bucket is compiled apart."""
+    """How many positions a step spans that must span so many; fine-grained, as none is compiled apart."""
     return -(-positions // SHORTEST) * SHORTEST
 
 
@@ -165,18 +167,19 @@ class CompiledSteps:
 
     def _tell(self) -> None:
         warnings.warn(
-            f"The first token waited {self.program.seconds:.1f} s for the decode step of {self.model.name} to be "
-            f"compiled (batch {self.cache.batch_size}); labcore.warm_up(model) does that beforehand.",
+            f"The first decode step waited {self.program.seconds:.1f} s for torch.compile "
+            f"({self.model.name}, batch {self.cache.batch_size}); the next ones will not, and "
+            "labcore.warm_up(model) has the wait beforehand.",
             stacklevel=2,
         )
 
     def _give_up(self, error: Exception) -> None:
         self.program.failed = True
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        said = str(error).strip() or type(error).__name__
         warnings.warn(
-            f"Decode steps of {self.model.name} go on uncompiled, with the same results: torch.compile failed "
-            f"({reason.rstrip('.')}); install a C++ compiler such as g++ (and on a GPU Triton), or ask for "
-            "step='eager'.",
+            f"Decode steps of {self.model.name} go on uncompiled, with the same results, because "
+            f"torch.compile failed ({said.splitlines()[0].rstrip('.')}); install a C++ compiler such as g++ "
+            "(and on a GPU Triton), or ask for step='eager'.",
             stacklevel=2,
         )
 

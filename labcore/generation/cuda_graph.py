@@ -56,7 +56,7 @@ class Recorded:
         self._borrower = ref(cache)
 
     def step(self, transformer: Transformer, bucket: int) -> Tensor:
-        """Replay the step that spans the bucket, recorded first where it was not -> logits (B, vocab) fp32."""
+        """Replay the step that spans the bucket, recorded first if need be -> logits (B, vocab) fp32."""
         if bucket not in self._graphs:
             span = span_of(bucket, self.inputs.tokens.device)
 
@@ -75,7 +75,7 @@ class Recorded:
 def _capture(run: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
     """Record what `run` launches; returns the replay, and the tensor that each replay fills."""
     with torch.cuda.device(device):
-        # Libraries allocate at first use, which no graph may record; the side stream keeps that out of the way.
+        # Libraries set themselves up at first use, which no graph may record: that happens on a side stream.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -98,7 +98,7 @@ _recorded: WeakKeyDictionary[Transformer, list[Recorded]] = WeakKeyDictionary()
 
 
 def recorded_for(transformer: Transformer, cache: ContiguousCache) -> Recorded:
-    """Memory with graphs that nobody uses, lent to this empty cache; the cache's own, nothing recorded, if none.
+    """Memory that nobody uses, with its graphs, lent to this empty cache; if none, the cache's own.
 
     What is free and does not fit is let go: it would hold a cache's worth of memory for nothing.
     """
@@ -113,7 +113,7 @@ def recorded_for(transformer: Transformer, cache: ContiguousCache) -> Recorded:
 
 
 class GraphSteps:
-    """The decode steps of one generation, whose cache is still empty. eager: for what is not a single token."""
+    """The decode steps of one generation, whose cache is still empty. eager: for more than one token."""
 
     def __init__(self, model: Model, cache: ContiguousCache, eager: Run) -> None:
         self.transformer, self.cache, self.eager = model.transformer, cache, eager

@@ -10,14 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from labcore.cache import CacheChoice, KVCache, create, is_endless
-from labcore.errors import PromptError
+from labcore.errors import NotSupported, PromptError
 from labcore.generation.prompts import PromptBatch
 from labcore.generation.sampling import Sampler, SamplingParams
+from labcore.generation.steps import StepKind, decode_with, ensure_step, room_for
 from labcore.generation.stopping import Stopping
 from labcore.generation.trace import Recorder, Trace, TraceOptions
 from labcore.model import Model
@@ -70,12 +72,16 @@ class Generation:
         stopping: Stopping,
         cache: CacheChoice,
         trace: TraceOptions | None = None,
+        step: StepKind = "eager",
     ) -> None:
+        _ensure_step(step, model, trace)
         self.model, self.prompts, self.stopping = model, prompts, stopping
         length = prompts.tokens.shape[1]
         self.new_tokens = stopping.room(model, length, is_endless(cache))
         # The last token is drawn but never fed, so it needs no room in the cache.
-        self.cache = new_cache(model, cache, prompts, length + self.new_tokens - 1)
+        room = room_for(step, length + self.new_tokens - 1)
+        self.cache = new_cache(model, cache, prompts, room)
+        self._decode = decode_with(step, model, self.cache, partial(decode_step, model, cache=self.cache))
         self.known = torch.zeros(
             prompts.size, length + self.new_tokens, dtype=torch.int64, device=model.device
         )
@@ -100,7 +106,7 @@ class Generation:
     def _step(self, index: int) -> BatchStep:
         start, held = time.perf_counter(), self.cache.length
         known = self.known[:, : self.length]
-        logits = (decode_step if index else prefill)(self.model, known, self.cache)
+        logits = self._decode(known) if index else prefill(self.model, known, self.cache)
         chosen = self.sampler(logits, self._history(known))
         tokens: list[int] = chosen.tolist()  # waits for the device: the step's time is real
         seconds = time.perf_counter() - start
@@ -116,6 +122,15 @@ class Generation:
             return None
         slots = torch.arange(known.shape[1], device=known.device)
         return known.masked_fill(slots < self.prompts.padding.to(known.device)[:, None], -1)
+
+
+def _ensure_step(step: StepKind, model: Model, trace: TraceOptions | None) -> None:
+    """Raises ConfigError or DeviceError for an impossible step, NotSupported for attention it cannot show."""
+    ensure_step(step, model)
+    if step != "eager" and trace is not None and trace.attention:
+        raise NotSupported(
+            f"A trace of attention needs step='eager': with step={step!r} nobody sees between the operations."
+        )
 
 
 def new_cache(model: Model, kind: CacheChoice, prompts: PromptBatch, capacity: int) -> KVCache:

@@ -1,4 +1,4 @@
-"""A decode step as pure tensor operations of unchanging shape: what a compiler or a CUDA graph can take whole.
+"""A decode step as tensor operations of unchanging shape: what a compiler or a CUDA graph can take whole.
 
 The readable step asks its cache, in Python, where to write and how far to read. Here both are tensors: keys
 and values go to a position that is read from memory, and attention spans a *bucket* of positions, those not
@@ -20,8 +20,8 @@ from labcore.cache import ContiguousCache
 from labcore.model.transformer import Transformer
 
 SHORTEST = 64  # positions of the smallest bucket
-# Up to so many rows a product with a weight matrix is bound by reading it. The generated loops read it with all
-# cores and take the operations around it along, where the libraries' matrix-vector product stays on one core.
+# Up to so many rows a product with a weight matrix is bound by reading it. Generated loops read it with all
+# cores and take the operations around it along; the libraries' matrix-vector product stays on one core.
 FEW_ROWS = 4
 
 
@@ -96,7 +96,7 @@ def whole(
 ) -> Tensor:
     """One decode step -> logits (B, vocab) fp32.
 
-    tokens: (B, 1) int64. position: (1,) int64, where they stand. padding: (B,) int64. span: (T,) int64, 0 .. T - 1.
+    tokens: (B, 1), padding: (B,), position where the tokens stand: (1,), span: (T,) = 0 .. T - 1; all int64.
     stores: each layer's (2, B, h_kv, capacity, d), capacity >= T; positions never written must hold numbers.
     """
     x, cos, sin, mask = opening(transformer, tokens, position, padding, span)
@@ -104,7 +104,7 @@ def whole(
 
 
 class StepInputs:
-    """The tensors that a step of static shape reads, always the same ones: a CUDA graph knows their addresses."""
+    """The tensors that a static step reads, always the same ones: a CUDA graph knows their addresses."""
 
     def __init__(self, batch: int, device: torch.device) -> None:
         # Made as ordinary tensors even where the caller infers: a compiler tells the two kinds apart.
@@ -127,6 +127,6 @@ def span_of(positions: int, device: torch.device) -> Tensor:
 
 
 def clear_ahead(cache: ContiguousCache, bucket: int) -> None:
-    """Zero what a bucket spans beyond the positions held: a masked key that is not a number would still spoil all."""
+    """Zero what a bucket spans beyond the positions held: even masked, a NaN left there would spoil all."""
     for store in cache.store:
         store[:, :, :, cache.length : bucket] = 0

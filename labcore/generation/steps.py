@@ -1,4 +1,4 @@
-"""Which way decode steps are run: eagerly, compiled, or as a CUDA graph; and all of it made ready beforehand."""
+"""How decode steps are run: eagerly, compiled or as CUDA graphs; and all of it made ready beforehand."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _has_graphs(device: torch.device) -> bool:
 def room_for(step: str, positions: int) -> int:
     """The capacity to reserve for so many positions: compiled steps and graphs span whole buckets."""
     if step == "compiled":
-        # One more than is ever spanned: spanning a store to its very end would be a layout, and a program, of its own.
+        # One more than is ever spanned: a span to a store's very end would be a layout, and a program, apart.
         return compiled.bucket_for(positions) + 1
     return cuda_graph.bucket_for(positions) if step == "graph" else positions
 

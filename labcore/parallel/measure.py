@@ -16,11 +16,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from labcore import cache as caches
+from labcore.config import ModelConfig
 from labcore.errors import ParallelError
-from labcore.model import Model, load
+from labcore.model import Model, Transformer, load
+from labcore.model.device import resolve_dtype
 from labcore.parallel.collectives import all_reduce, clocked
 from labcore.parallel.shard import shard
 from labcore.parallel.workers import Workers
+from labcore.perf.profile import Profile, profile
+from labcore.perf.roofline import Roofs
 from labcore.perf.timing import summarize, synchronize
 
 WARMUP = 3
@@ -110,7 +114,7 @@ def _all_reduce_times(rank: int, sizes: list[int], repeats: int) -> list[list[fl
 
 def step_times(
     workers: Workers,
-    source: str,
+    source: str | ModelConfig,
     *,
     batch: int = 1,
     context: int = 64,
@@ -120,8 +124,9 @@ def step_times(
 ) -> StepOnRanks:
     """A step of `new_tokens` positions of a model split over all workers; context: once the step is done.
 
-    Every rank loads the model whole, then keeps its part: made for models that one process can hold. Raises
-    ParallelError where a rank fails (a model that so many ranks cannot share, for one).
+    source: what `labcore.load` takes, or a configuration, for random weights. Every rank loads the model
+    whole, then keeps its part: made for models that one process can hold. Raises ParallelError where a rank
+    fails (a model that so many ranks cannot share, for one).
     """
     by_rank = workers.run(_step_times, source, batch, context, new_tokens, dtype, repeats)
     steps = [max(seconds) for seconds in zip(*(found["seconds"] for found in by_rank), strict=True)]
@@ -141,7 +146,7 @@ def step_times(
 
 @torch.inference_mode()
 def _step_times(
-    rank: int, source: str, batch: int, context: int, new: int, dtype: str, repeats: int
+    rank: int, source: str | ModelConfig, batch: int, context: int, new: int, dtype: str, repeats: int
 ) -> dict[str, Any]:
     device = _device(rank)
     model = _part(source, device, dtype)
@@ -160,6 +165,13 @@ def _step_times(
             found["seconds"].append(time.perf_counter() - start)
             found["communication"].append(clock.seconds)
     return found | {"calls": clock.calls, "bytes": clock.bytes}
+
+
+def profiled_all_reduce(rank: int, size: int, roofs: Roofs) -> Profile:
+    """Run inside of the workers: a profile of one all-reduce of `size` bytes, alike on every rank."""
+    x = torch.ones(size // 4, device=_device(rank))
+    label = f"an all-reduce of {size / 1e6:.3g} MB over {dist.get_world_size()} ranks"
+    return profile(lambda: all_reduce(x), device=x.device, label=label, roofs=roofs)
 
 
 def logits_on_ranks(workers: Workers, source: str, tokens: Tensor, *, dtype: str = "float32") -> Tensor:
@@ -192,16 +204,25 @@ def _device(rank: int) -> torch.device:
     return torch.device("cuda", rank) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
-_parts: dict[tuple[str, str], Model] = {}  # of this worker: loading takes longer than a step
+_parts: dict[tuple[object, str], Model] = {}  # of this worker: loading takes longer than a step
 
 
-def _part(source: str, device: torch.device, dtype: str) -> Model:
+def _part(source: str | ModelConfig, device: torch.device, dtype: str) -> Model:
     """This rank's part of a model. One rank alone has the whole, on the same readable path."""
     key = (source, dtype)
     if key not in _parts:
         _parts.clear()
-        _parts[key] = shard(load(source, device=device, dtype=dtype, progress=False))
+        _parts[key] = shard(_whole(source, device, dtype))
     return _parts[key]
+
+
+def _whole(source: str | ModelConfig, device: torch.device, dtype: str) -> Model:
+    if isinstance(source, str):
+        return load(source, device=device, dtype=dtype, progress=False)
+    torch.manual_seed(0)  # the same weights on every rank
+    transformer = Transformer(source).to(device, resolve_dtype(dtype, device)).eval().requires_grad_(False)
+    transformer.reset_rope()
+    return Model("random", source, transformer, None, random_weights=True)
 
 
 @torch.inference_mode()
@@ -223,9 +244,9 @@ def _filled(model: Model, batch: int, held: int, room: int) -> caches.KVCache:
 __all__ = [
     "AllReduceTime",
     "StepOnRanks",
-    "all_reduce",
     "all_reduce_times",
     "cache_bytes_on_ranks",
     "logits_on_ranks",
+    "profiled_all_reduce",
     "step_times",
 ]

@@ -1,0 +1,69 @@
+"""Hunts of lesson 6: a cache counted by query heads, and an intensity that forgets its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from labcore.catalog import architecture
+from labcore.lab.exercises.checking import Verdict
+from labcore.lab.hunts.registry import planted
+
+# Bytes a token in fp16, as the models' papers and the cache's tensors have them.
+KV_BYTES = {"llama-2-7b": 524_288, "llama-3-8b": 131_072, "llama-2-70b": 327_680, "falcon-40b": 122_880}
+INTENSITIES = {8: 8.0, 128: 120.5, 512: 409.6}  # of a 4096 x 4096 layer in fp16, by rows
+
+
+@planted(
+    "06.A",
+    title="The cache that is too big",
+    target="labcore.perf.sizes:kv_numbers_per_layer",
+    bug=(("config.num_key_value_heads", "config.num_attention_heads"),),
+    minutes=5,
+    hints=(
+        "Llama-2-7B comes out right, Llama-3-8B four times too large. What differs between them?",
+        "Which heads have keys and values of their own: those that ask, or those that are asked?",
+    ),
+)
+def _check_kv(suspect: Callable[..., Any]) -> Verdict:
+    """Bytes a token of four published models."""
+    faults = []
+    for name, expected in KV_BYTES.items():
+        config = architecture(name)
+        found = 2 * config.num_hidden_layers * suspect(config)
+        if found != expected:
+            faults.append(
+                f"{name} ({config.attention_kind}) keeps {expected:,} bytes of a token in fp16; this says "
+                f"{found:,}, {found / expected:.3g} times as many."
+            )
+    return _verdict(faults, len(KV_BYTES), "models", "the cache has as many heads as are kept")
+
+
+@planted(
+    "06.B",
+    title="Work for nothing",
+    target="labcore.perf.costs:linear_costs",
+    bug=(("rows * (inputs + outputs) * size", "rows * inputs * size"),),
+    minutes=5,
+    hints=(
+        "At one row the intensity is nearly right. What grows with the rows and is missing?",
+        "A layer reads its inputs and its weights. And what does it do with its results?",
+    ),
+)
+def _check_intensity(suspect: Callable[..., Any]) -> Verdict:
+    """FLOP per byte of a square layer at three sizes of batch."""
+    faults = []
+    for rows, expected in INTENSITIES.items():
+        found = suspect(4096, 4096, rows, "float16").intensity
+        if abs(found - expected) > 0.05:
+            faults.append(
+                f"4096 × 4096 in fp16 over {rows} rows is {expected} FLOP/byte; this says {found:.1f}."
+            )
+    return _verdict(faults, len(INTENSITIES), "layers", "every byte is counted")
+
+
+def _verdict(faults: list[str], total: int, what: str, praise: str) -> Verdict:
+    passed = total - len(faults)
+    if faults:
+        return Verdict(passed, total, f"{passed} of {total} {what} are right. {faults[0]}")
+    return Verdict(total, total, f"{total} of {total} {what}: {praise}.")
