@@ -25,7 +25,10 @@ except ModuleNotFoundError as missing:  # installed without the extra: the scrip
     )
 
 from labcore.bench.cli import app as bench_app
+from labcore.forecast_cli import forecast
 from labcore.plan_cli import plan
+from labcore.profile_cli import profile
+from labcore.roofs_cli import roofs
 
 if TYPE_CHECKING:
     from labcore.generation import Output
@@ -66,6 +69,9 @@ lessons_app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuil
 app.add_typer(lessons_app, name="lessons")
 app.add_typer(bench_app, name="bench")
 app.command()(plan)
+app.command()(forecast)
+app.command()(roofs)
+app.command()(profile)
 
 
 def _version(asked: bool) -> None:

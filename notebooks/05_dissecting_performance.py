@@ -414,9 +414,9 @@ lab.finding(lab.recognised([talk.profile]), lab.regime_rows([talk.profile]))
 
 # %% [markdown]
 # **Explain.** A decode step sends a few kilobytes per all-reduce: it pays for talking at all, over and
-# over, once per half layer. A prefill sends megabytes: it pays for bytes, and has far more arithmetic to share. That
-# is why ranks are put where talking is cheap (NVLink within a node), and why more ranks do not simply make
-# decode faster.
+# over, once per half layer. A prefill sends megabytes: it pays for bytes, and has far more arithmetic to
+# share. That is why ranks are put where talking is cheap (NVLink within a node), and why more ranks do not
+# simply make decode faster.
 #
 # **Exercise 05.5** · ★★☆ · importance ●●○ · 4 min. In a *ring*, each of $R$ ranks passes pieces to its
 # neighbour: first to add up, then to hand round the sum. How many bytes does a rank send in all?

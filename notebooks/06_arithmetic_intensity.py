@@ -151,7 +151,9 @@ found = lab.predict_steps(
 # the right, attention stays where it is.
 
 # %%
-lab.roofline(session, subject.config, subject.name, lab.measured_points(found.rows, subject.config, own))
+lab.roofline_explorer(
+    session, subject.config, subject.name, lab.measured_points(found.rows, subject.config, own)
+)
 
 # %% [markdown]
 # **Explain.** One picture holds most of what inference performance is about. Prefill lies right of the ridge
@@ -223,7 +225,7 @@ def linear_costs(inputs: int, outputs: int, rows: int, dtype: object = "float16"
 # **Predict.** The steps above, against the napkin at this machine's measured roofs.
 
 # %%
-parts = lab.residuals(found, subject.config)
+parts = lab.split_residuals(found, subject.config)
 single = next(one for one in parts if one.label.startswith("decode, 1"))
 napkin_guess = lab.predict(
     "06.3",

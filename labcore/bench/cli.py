@@ -9,12 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from labcore.bench.cli_predict import parallel, predict
+
 app = typer.Typer(no_args_is_help=True, help="Measure the engine beside its peers and the machine's limits.")
 
 
 @app.callback()
 def main() -> None:
     """Measure the engine beside its peers and the machine's limits."""
+
+
+app.command()(predict)
+app.command()(parallel)
 
 
 @app.command()

@@ -122,9 +122,10 @@ def show(figure: go.Figure, finding: str, rows: tables.Rows = ()) -> None:
     publish(finding_bundle(finding, rows))
 
 
-def finding(text: str) -> Shown:
-    """One sentence that states what was seen, with its numbers."""
-    return note(text)
+def finding(text: str, rows: tables.Rows = ()) -> Shown:
+    """One sentence that states what was seen, with its numbers, and the exact table where there is one."""
+    publish(finding_bundle(text, rows))
+    return Shown(text)
 
 
 def table(rows: tables.Rows) -> None:

@@ -53,6 +53,14 @@ class KnobSweep:
         """Time at the last position over time at the first."""
         return self.points[-1].timing.median_s / self.points[0].timing.median_s
 
+    def told(self, at: int) -> str:
+        """One position: measured, and what it waits for."""
+        point = self.points[at]
+        return (
+            f"At {point.value:,} {self.label} it takes {as_time(point.timing.median_s)} and waits for "
+            f"{point.regime} ({as_time(point.terms[point.regime])} of it, by itself)."
+        )
+
     def finding(self) -> str:
         """Which regime the knob passes through, and what it did to the time."""
         first, last = self.points[0], self.points[-1]
@@ -175,7 +183,7 @@ def regime_rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
 
 def recognised(profiles: Sequence[Profile]) -> str:
     """Each regime with its evidence."""
-    return " ".join(f"{one.label.capitalize()}: {one.regime.sentence}" for one in profiles)
+    return " ".join(f"{one.label[0].upper()}{one.label[1:]}: {one.regime.sentence}" for one in profiles)
 
 
 def kind_rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:

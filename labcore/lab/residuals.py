@@ -67,7 +67,7 @@ def predict_steps(model: Model, **sizes: Any) -> PredictResult:
         return bench_predict(model, progress=bar.set_description_str, **sizes)
 
 
-def residuals(result: PredictResult, config: ModelConfig) -> list[Residual]:
+def split_residuals(result: PredictResult, config: ModelConfig) -> list[Residual]:
     """Every row of a `bench_predict`, split, each with the roofs of its own minutes."""
     return [_split(row, config, result.dtype) for row in result.rows]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from labcore.bench.predict import Row
@@ -124,8 +124,10 @@ def roofline_of(
 ) -> Roofline:
     """Prefill and decode of `batch` sequences of `context` tokens. dtype: the weights' format.
 
-    Raises DeviceError where the machine states no rate for the format.
+    The picture has two roofs: what few rows do to the arithmetic's is left to the prediction. Raises
+    DeviceError where the machine states no rate for the format.
     """
+    machine = replace(machine, by_rows={})
     prefill = _phase("prefill", config, machine, batch, context, context, dtype)
     decode = _phase("decode", config, machine, batch, context, 1, dtype)
     return Roofline(machine, dtype, prefill, decode, tuple(measured))

@@ -29,7 +29,7 @@ def gpu_rows(names: Sequence[str] = GPUS, weights: int = 14 * 10**9) -> list[dic
                 "GB": round(gpu.memory_bytes / 1e9),
                 "GB/s": round(gpu.bandwidth / 1e9),
                 "fp16 TFLOP/s": round(gpu.flops["float16"] / 1e12),
-                "ridge (FLOP/byte)": round(as_machine(gpu).ridge(), 1),
+                "ridge (FLOP/byte)": f"{as_machine(gpu).ridge():.1f}",
                 f"reads {weights / 1e9:g} GB in (ms)": round(weights / gpu.bandwidth * 1e3, 2),
             }
         )
@@ -58,7 +58,7 @@ def intensity_rows(rows: Sequence[int] = (1, 8, 128, 512), width: int = 4096) ->
             "rows": n,
             "FLOP": one.flops,
             "bytes": one.bytes,
-            "FLOP per byte": round(one.intensity, 1),
+            "FLOP per byte": f"{one.intensity:.1f}",
         }
         for n, one in zip(rows, found, strict=True)
     ]
@@ -90,8 +90,8 @@ def step_rows_on_paper(
                 "weights (ms)": round(terms.weights_s * 1e3, 2),
                 "cache (ms)": round(terms.cache_s * 1e3, 2),
                 "arithmetic (ms)": round(terms.compute_s * 1e3, 2),
-                "step (ms)": round(terms.seconds * 1e3, 2),
-                "tok/s": round(batch / terms.seconds),
+                "step (ms)": f"{terms.seconds * 1e3:.2f}",
+                "tok/s": f"{batch / terms.seconds:.1f}",
             }
         )
     return rows

@@ -117,9 +117,9 @@ def profile(
     dtype: object | None = None,
     trace_path: str | Path | None = None,
 ) -> Profile:
-    """Time `fn()`, then trace one call of it and say where its time went and what limits it.
+    """Time `fn()`, then trace the least disturbed of three calls: where its time went, and what limits it.
 
-    Calls it warmup + repeats + 1 times, and once more to count its work where no costs are handed in; each
+    Calls it warmup + repeats + 3 times, and once more to count its work where no costs are handed in; each
     call must do the same step again. costs: what the step has to do, needed for kernels outside of PyTorch's
     operators. roofs: of the device (default: measured once and kept). dtype: of the matrix products (default:
     the costs'). trace_path: a file for the Chrome trace (chrome://tracing, Perfetto).

@@ -87,3 +87,22 @@ def test_block_map_steps_through_the_pool(opened: Opened, root: Path) -> None:
         assert notebook.changes(cell, following.click)
     _keep(notebook, cell, root, "lesson-04-blocks")
     assert notebook.problems == []
+
+
+def test_timeline_changes_with_the_step(opened: Opened, root: Path) -> None:
+    notebook = opened("05")
+    choice = notebook.page.locator(".labcore-step select").first
+    cell = notebook.cell_of(choice)
+    _keep(notebook, cell, root, "lesson-05-timeline")
+    assert notebook.changes(cell, lambda: choice.select_option(index=0))
+    assert notebook.problems == []
+
+
+def test_roofline_answers_to_batch_and_context(opened: Opened, root: Path) -> None:
+    notebook = opened("06")
+    for name in ("Batch (sequences)", "Context (tokens each)"):
+        slider = notebook.slider(name)
+        cell = notebook.cell_of(slider)
+        assert notebook.changes(cell, lambda slider=slider: notebook.move(slider))
+    _keep(notebook, cell, root, "lesson-06-roofline")
+    assert notebook.problems == []

@@ -21,7 +21,7 @@ from labcore.perf import roofline
 from labcore.perf.costs import step_costs
 from labcore.perf.profile import KINDS, Profile, Regime, profile
 from labcore.perf.profiling.attribution import device_segments, host_segments, seconds_by_kind
-from labcore.perf.profiling.events import Raw, Traced, require_device_events
+from labcore.perf.profiling.events import TRACES, Raw, Traced, require_device_events
 from labcore.perf.profiling.kinds import kind_of, own_kind, whole_kind
 from labcore.perf.profiling.regime import Work, name_regime
 from labcore.perf.roofline import Roofs
@@ -382,11 +382,11 @@ def test_native_kernels_that_nobody_counted_are_told(story: labcore.Model) -> No
 def test_the_function_is_called_as_often_as_is_said() -> None:
     calls = []
     profile(lambda: calls.append(1), roofs=ROOFS, warmup=3, repeats=6)
-    assert len(calls) == 3 + 6 + 1 + 1
+    assert len(calls) == 3 + 6 + TRACES + 1
     calls.clear()
     costs = step_costs(labcore.load("story").config, 1, 1)
     profile(lambda: calls.append(1), roofs=ROOFS, costs=costs)
-    assert len(calls) == 2 + 5 + 1
+    assert len(calls) == 2 + 5 + TRACES
 
 
 def test_without_roofs_the_device_s_own_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

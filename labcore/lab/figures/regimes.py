@@ -28,8 +28,8 @@ KIND_LOOKS = {
 }
 
 
-def knob_figure(sweep: KnobSweep) -> go.Figure:
-    """Measured time against the knob, and the seconds that each term alone would take."""
+def knob_figure(sweep: KnobSweep, at: int = 0) -> go.Figure:
+    """Measured time against the knob, and the seconds that each term alone would take; one point ringed."""
     made = theme.figure(sweep.what, x=sweep.label, y="time (ms)")
     values = [point.value for point in sweep.points]
     for term, (color, symbol) in TERM_LOOKS.items():
@@ -48,6 +48,11 @@ def knob_figure(sweep: KnobSweep) -> go.Figure:
         marker={"symbol": "circle", "size": 9},
         error_y={"type": "data", "array": [point.timing.spread_s * 1e3 for point in sweep.points]},
     )
+    made.add_scatter(
+        x=[values[at]], y=[sweep.points[at].timing.median_s * 1e3], name="the knob's position",
+        mode="markers", marker={"symbol": "circle-open", "size": 20, "line": {"width": 3}},
+        marker_color=theme.VERMILLION,
+    )  # fmt: skip
     made.update_xaxes(type="log", tickvals=values, ticktext=[_short(value) for value in values])
     made.update_yaxes(type="log", dtick=1, exponentformat="none")
     return made

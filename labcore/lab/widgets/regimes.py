@@ -7,26 +7,32 @@ from typing import Any
 
 from labcore.lab.figures.regimes import knob_figure, timeline_figure
 from labcore.lab.regimes import KnobSweep
-from labcore.lab.widgets.common import Explorer, View, choice
+from labcore.lab.widgets.common import Explorer, View, choice, slider
 from labcore.perf.profile import Profile
 
 TOP = 8
 
 
 def knobs(sweeps: Sequence[KnobSweep]) -> None:
-    """Show them: one measured sweep at a time."""
+    """Show them: one measured sweep at a time, its knob to be turned."""
     make_knobs(sweeps).show()
 
 
 def make_knobs(sweeps: Sequence[KnobSweep]) -> Explorer:
     """The explorer, not placed yet."""
     names = {f"{sweep.knob}: {sweep.what}": index for index, sweep in enumerate(sweeps)}
-    return Explorer(lambda knob: knob_view(sweeps[knob]), knob=choice("Knob", names, 0))
+    positions = range(max(len(sweep.points) for sweep in sweeps))
+    return Explorer(
+        lambda knob, position: knob_view(sweeps[knob], position),
+        knob=choice("Knob", names, 0),
+        position=slider("Position", list(positions), 0, lambda value: str(value + 1)),
+    )
 
 
-def knob_view(sweep: KnobSweep) -> View:
-    """Figure, finding and numbers of one knob."""
-    return View(knob_figure(sweep), sweep.finding(), sweep.rows())
+def knob_view(sweep: KnobSweep, position: int = 0) -> View:
+    """Figure, finding and numbers of one knob; past its last position it stays there."""
+    at = min(position, len(sweep.points) - 1)
+    return View(knob_figure(sweep, at), f"{sweep.told(at)} {sweep.finding()}", sweep.rows())
 
 
 def timeline(profiles: Sequence[Profile]) -> None:
