@@ -147,8 +147,8 @@ found = lab.predict_steps(
 
 # %% [markdown]
 # **See.** Squares are the operations of a prefill, circles those of a decode step, as large as their share of
-# the step. Stars are whole steps as they were measured. Move the batch: the linear layers of decode walk to
-# the right, attention stays where it is.
+# the step. Hollow diamonds are whole steps as predicted, stars the same steps as measured. Move the batch:
+# the linear layers of decode walk to the right, attention stays where it is.
 
 # %%
 lab.roofline_explorer(

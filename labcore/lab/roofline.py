@@ -55,12 +55,13 @@ class PhasePoints:
 
 @dataclass(frozen=True)
 class Measured:
-    """A step that was measured here: FLOP per byte by the cost model, FLOP/s by the clock."""
+    """A step that was measured here: FLOP per byte by the cost model, FLOP/s by the clock and as expected."""
 
     label: str
     phase: str
     intensity: float
     rate: float
+    expected_rate: float
 
 
 @dataclass(frozen=True)
@@ -159,5 +160,6 @@ def measured_points(rows: Sequence[Row], config: ModelConfig, dtype: str) -> lis
         new = row.context if row.phase == "prefill" else 1
         step = costs.step_costs(config, row.batch, row.context, new, dtype=dtype)
         label = f"{row.phase}, {row.batch} × {row.context:,}"
-        found.append(Measured(label, row.phase, step.intensity, step.flops / row.measured_s))
+        rates = (step.flops / row.measured_s, step.flops / row.expected_s)
+        found.append(Measured(label, row.phase, step.intensity, *rates))
     return found

@@ -77,9 +77,10 @@ def test_the_figure_shows_operations_measured_steps_and_the_data_sheet() -> None
     figure = figures.roofline_figure(found, gpu("epyc-9654"), "float32")
     names = [trace.name for trace in figure.data]
     assert names[:2] == ["the roofs", "data sheet"]
-    assert "measured: decode, 1 × 64" in names
-    star = figure.data[-2]
-    assert star.y[0] == pytest.approx(measured[0].rate)
+    predicted, stars = figure.data[-2:]
+    assert names[-2:] == ["steps, predicted", "steps, measured"]
+    assert list(stars.y) == pytest.approx([one.rate for one in measured])
+    assert predicted.y[0] / stars.y[0] == pytest.approx(0.05 / 0.045)
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
 
 
@@ -181,7 +182,7 @@ def test_golden_values_on_paper() -> None:
     assert [a100[f"{kind} weights"] for kind in ("float16", "int8", "int4")] == [153, 77, 38]
     steps = roofline_rows.step_rows_on_paper(LLAMA, A100)
     assert [one["step (ms)"] for one in steps[:3]] == ["6.87", "8.72", "15.04"]
-    assert [one["tok/s"] for one in steps[:3]] == ["145.5", "917.6", "2128.2"]
+    assert [one["tok/s"] for one in steps[:3]] == ["145.5", "917.9", "2128.3"]
     assert steps[-1]["batch"] == 123
     seven, eight = roofline_rows.wall_rows()
     assert seven["cache = weights at batch, 1024 tokens"] == 25

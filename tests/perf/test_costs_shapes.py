@@ -12,9 +12,12 @@ from labcore import cache as caches
 from labcore.catalog import architecture, architectures
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
+from labcore.kernels import reference
 from labcore.perf import costs
 from labcore.perf.costs import CacheTraffic
+from labcore.perf.counting import count
 from labcore.perf.layout import position_parameters
+from labcore.perf.operations import _PASSES
 from labcore.shapes import Experts, Latent
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64}
@@ -199,3 +202,37 @@ def test_windowed_layers_see_their_window() -> None:
     keys = full * 8192 + gemma.windowed_layers * 512
     assert step.kv_read_bytes == 2 * 2 * keys * gemma.num_key_value_heads * gemma.head_dim
     assert step.kv_read_bytes == costs.kv_bytes(gemma, 8192)
+
+
+def test_unfused_operations_move_what_plain_operators_do() -> None:
+    """The reference's operators, counted on real tensors, one kind of operation at a time."""
+    rows, heads, size, hidden, inner = 37, 4, 16, 64, 96
+    x, gate_up = torch.randn(rows, hidden), torch.randn(rows, 2 * inner)
+    qk = torch.randn(1, heads, rows, size)
+    cos = sin = torch.randn(1, 1, rows, size)
+    norm = count(lambda: reference.rms_norm(x, torch.ones(hidden), 1e-6)).bytes
+    rope = count(lambda: reference.apply_rope(qk, cos, sin)).bytes
+    gated = count(lambda: reference.swiglu(gate_up)).bytes
+    # Each counts its passes over its numbers; beside them are means, scales and angles, small here.
+    assert norm == pytest.approx(_PASSES["norm"] * x.nbytes, rel=0.06)
+    assert rope == pytest.approx(_PASSES["rope"] * qk.nbytes, rel=0.12)
+    assert gated == pytest.approx(_PASSES["gated"] * 4 * rows * inner, rel=0.01)
+
+
+@pytest.mark.parametrize("new", [1, 40])
+def test_unfused_attention_moves_its_scores(new: int) -> None:
+    config = TINY.with_(num_key_value_heads=4, num_hidden_layers=1, head_dim=4)
+    batch, context = 2, 300 if new == 1 else 40
+    q = torch.randn(batch, 4, new, 4)
+    k = v = torch.randn(batch, 4, context, 4)
+    moved = count(lambda: reference.attention(q, k, v, causal=new > 1)).bytes
+    apart, fused = (
+        costs.step_costs(config, batch, context, new, dtype="float32", fused=fused) for fused in (False, True)
+    )
+    names = ("attention_scores", "attention_values")
+    scores = 4 * batch * 4 * new * context
+    extra = sum(apart.operation(name).bytes - fused.operation(name).bytes for name in names)
+    assert extra == (8 if new > 1 else 6) * scores
+    assert sum(apart.operation(name).bytes for name in names) == pytest.approx(moved, rel=0.15)
+    assert apart.flops == fused.flops
+    assert apart.bytes > fused.bytes

@@ -62,7 +62,7 @@ def rows_figure(roofs: Roofs, spec: GPU | None = None) -> go.Figure:
 
 
 def roofline_figure(found: Roofline, spec: GPU | None = None, spec_dtype: str | None = None) -> go.Figure:
-    """The two roofs, one point for each operation of both phases, the measured steps as stars."""
+    """The two roofs, a point for each operation of both phases, and the steps that were measured."""
     made = theme.figure(
         f"{found.machine.name}, {found.dtype}", x="FLOP per byte", y="FLOP/s", height=theme.HEIGHT + 80
     )
@@ -73,15 +73,30 @@ def roofline_figure(found: Roofline, spec: GPU | None = None, spec_dtype: str | 
         _roof(made, peak, spec.bandwidth, low, high, "data sheet", "dash")
     for phase in (found.prefill, found.decode):
         _phase(made, phase)
-    for one in found.measured:
-        color, _ = PHASE_LOOKS[one.phase]
-        made.add_scatter(
-            x=[one.intensity], y=[one.rate], name=f"measured: {one.label}", mode="markers",
-            marker={"symbol": "star", "size": 15, "color": color, "line": {"color": theme.BLACK, "width": 1}},
-        )  # fmt: skip
-    made.update_xaxes(type="log", dtick=1, exponentformat="none", range=None)
+    if found.measured:
+        _steps(made, found)
+    made.update_xaxes(type="log", dtick=1, exponentformat="none")
     made.update_yaxes(type="log", dtick=1, exponentformat="SI")
     return made
+
+
+def _steps(made: go.Figure, found: Roofline) -> None:
+    """Whole steps: hollow as costs and roofs foretold them, a star as the clock saw them."""
+    colors = [PHASE_LOOKS[one.phase][0] for one in found.measured]
+    looks = (
+        ("steps, predicted", [one.expected_rate for one in found.measured], "diamond-open", 13),
+        ("steps, measured", [one.rate for one in found.measured], "star", 14),
+    )
+    for name, rates, symbol, size in looks:
+        made.add_scatter(
+            x=[one.intensity for one in found.measured],
+            y=rates,
+            name=name,
+            mode="markers",
+            marker={"symbol": symbol, "size": size, "color": colors, "line": {"color": colors, "width": 2}},
+            customdata=[one.label for one in found.measured],
+            hovertemplate="%{customdata}: %{y:.3s}FLOP/s<extra>" + name + "</extra>",
+        )
 
 
 def _reach(found: Roofline) -> tuple[float, float]:
