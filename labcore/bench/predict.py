@@ -2,6 +2,8 @@
 
 The roofs are measured between the steps, in the same minutes: on a machine that others use too, the memory's
 bandwidth changes by the minute, and a prediction from yesterday's roof would be judged by today's weather.
+Both roofs are taken at their median, as the step is. Only the short products with few rows are taken at their
+best: what disturbs them most (a thread that waits for its core) takes longer than they do.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +69,6 @@ class PredictResult:
     repeats: int
     decode_overhead_s: float
     prefill_overhead_s: float
-    flops_by_rows: list[tuple[int, float]]
     rows: list[Row]
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +100,6 @@ def bench_predict(
         repeats=repeats,
         decode_overhead_s=bench.overhead(new=1, batch=1),
         prefill_overhead_s=bench.overhead(new=2, batch=1),
-        flops_by_rows=list(bench.by_rows),
         rows=rows,
     )
 
@@ -109,8 +110,8 @@ class _Bench:
     def __init__(self, model: Model, repeats: int, progress: Callable[[str], None]) -> None:
         self.model, self.repeats, self.progress = model, repeats, progress
         self.device, self.dtype = model.device, canonical(model.dtype)
-        progress("measuring arithmetic by rows")
-        self.by_rows = roof_measuring.scan_rows(self.device, self.dtype)
+        progress("looking for the best matrix product")
+        self._products: dict[int, Callable[[], object]] = {}
         size = roof_measuring.working_set(self.device)
         self.buffer = torch.ones(size // 4, dtype=torch.float32, device=self.device)
         _, shape = roof_measuring.scan(self.device, self.dtype)
@@ -151,22 +152,50 @@ class _Bench:
         return self._row("prefill", 1, prompt, prompt, run)
 
     def _row(self, phase: str, batch: int, context: int, new: int, run: Callable[[], float]) -> Row:
-        contestants = {
+        few = self._few_rows(batch, new)
+        contestants: dict[str, Callable[[], float]] = {
             "step": run,
             "read": lambda: _seconds(lambda: self.buffer.sum(), self.device),
             "product": lambda: _seconds(self.product, self.device),
         }
+        contestants |= {f"{rows} rows": partial(self._rate, rows) for rows in few}
         samples = interleave(contestants, repeats=self.repeats, warmup=WARMUP)
-        bandwidth = self.buffer.nbytes / samples["read"].median(float)
-        flops = 2 * self.shape[0] * self.shape[1] * self.shape[2] / samples["product"].median(float)
         machine = Machine(
-            "here", 0, bandwidth, {self.dtype: flops}, measured=True, by_rows={self.dtype: self.by_rows}
+            "here",
+            memory_bytes=0,
+            bandwidth=self.buffer.nbytes / samples["read"].median(float),
+            rates={self.dtype: self._flops(self.shape) / samples["product"].median(float)},
+            measured=True,
+            by_rows={self.dtype: tuple((rows, max(samples[f"{rows} rows"].results)) for rows in few)},
         )
         step = costs.step_costs(self.model.config, batch, context, new, dtype=self.dtype)
-        overhead = self.overhead(min(new, 2), batch)
-        return _told(
-            phase, batch, context, samples, step, step_time(step, machine, overhead_s=overhead), machine
+        expected = step_time(step, machine, overhead_s=self.overhead(min(new, 2), batch))
+        return _told(phase, batch, context, samples, step, expected, machine)
+
+    def _few_rows(self, batch: int, new: int) -> list[int]:
+        """Rows of this step's products as far as few rows are slow: of its linear layers, its head, and of
+        attention, where the queries of a group read the same keys."""
+        rows = {batch * new, batch, self.model.config.queries_per_kv_head * new}
+        return sorted(n for n in rows if n < roof_measuring.ROWS[-1]) or [roof_measuring.ROWS[-1]]
+
+    def _rate(self, rows: int) -> float:
+        """FLOP/s of products with so many rows, some milliseconds of them."""
+        inner, columns = roof_measuring.few_rows_shape(self.device)
+        run = self._products.setdefault(
+            rows, roof_measuring.product(self.device, self.dtype, rows, inner, columns)
         )
+        work = self._flops((rows, inner, columns))
+        calls = max(1, round(1e8 / work))
+
+        def several() -> None:
+            for _ in range(calls):
+                run()
+
+        return calls * work / _seconds(several, self.device)
+
+    @staticmethod
+    def _flops(shape: tuple[int, int, int]) -> float:
+        return 2.0 * shape[0] * shape[1] * shape[2]
 
 
 def _told(

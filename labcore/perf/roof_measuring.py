@@ -111,12 +111,17 @@ def scan(device: torch.device, dtype: str) -> tuple[float, tuple[int, int, int]]
     return best
 
 
+def few_rows_shape(device: torch.device) -> tuple[int, int]:
+    """(inner, columns) of the products with few rows: their matrix stays in a cache."""
+    return _ROWS_SHAPE["cpu" if device.type == "cpu" else "cuda"]
+
+
 def scan_rows(device: torch.device, dtype: str) -> tuple[tuple[int, float], ...]:
     """(rows, FLOP/s) of products with few rows, their matrix read out of a cache.
 
     Formats whose kernels ask for more rows than that have fewer entries.
     """
-    inner, columns = _ROWS_SHAPE["cpu" if device.type == "cpu" else "cuda"]
+    inner, columns = few_rows_shape(device)
     found = []
     for rows in ROWS:
         try:

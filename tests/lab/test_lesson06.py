@@ -40,7 +40,7 @@ def row(phase: str = "decode", batch: int = 1, context: int = 64, **changes: flo
 
 
 def result(*rows: Row) -> PredictResult:
-    return PredictResult("m", "float32", 30, 7, 0.002, 0.005, [(1, 1e10)], list(rows))
+    return PredictResult("m", "float32", 30, 7, 0.002, 0.005, list(rows))
 
 
 def test_every_operation_lies_on_the_roofs() -> None:
