@@ -62,7 +62,7 @@ def test_forecast_of_a_catalogued_device_and_of_this_one(measured: None) -> None
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--gpu", "h1000"], "nearest: h100"),
+        (["--gpu", "h1000"], "nearest: h200, h100-sxm"),
         (["--gpu", "a10", "--tpot-ms", "1"], "more than the 1 ms asked for"),
         (["--gpu", "tpu-v5e", "--dtype", "float32"], "No float32 rate"),
     ],
