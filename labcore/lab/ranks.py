@@ -13,7 +13,7 @@ from labcore.lab.units import seconds as as_time
 from labcore.lab.units import si, significant
 from labcore.parallel import AllReduceTime, StepOnRanks, Workers, all_reduce_times, step_times
 from labcore.parallel.shard import shard_config
-from labcore.perf.costs import kv_bytes_per_token, num_parameters
+from labcore.perf.costs import kv_bytes_per_token, num_parameters, reduced_bytes, ring_bytes, weight_bytes
 from labcore.perf.profile import Profile
 from labcore.perf.roofline import Roofs
 
@@ -134,16 +134,15 @@ def split_rows(shapes: dict[str, ModelConfig], ranks: Sequence[int] = (1, 2, 4, 
     for name, config in shapes.items():
         for count in ranks:
             part = shard_config(config, count)
-            summed = 2 * config.num_hidden_layers * config.hidden_size * 2
             rows.append(
                 {
                     "model": name,
                     "ranks": count,
                     "KV heads a rank": part.num_key_value_heads,
-                    "weights a rank (GB)": round(num_parameters(part) * 2 / 1e9, 2),
+                    "weights a rank (GB)": round(weight_bytes(part) / 1e9, 2),
                     "cache a token and rank (B)": kv_bytes_per_token(part),
                     "all-reduces a step": 2 * config.num_hidden_layers if count > 1 else 0,
-                    "sent by a rank (B)": math.ceil(2 * (count - 1) / count * summed),
+                    "sent by a rank (B)": math.ceil(ring_bytes(reduced_bytes(config, 1), count)),
                 }
             )
     return rows

@@ -23,6 +23,7 @@ from labcore.model.device import resolve_dtype
 from labcore.parallel.collectives import all_reduce, clocked
 from labcore.parallel.shard import shard
 from labcore.parallel.workers import Workers
+from labcore.perf.costs import ring_bytes
 from labcore.perf.profile import Profile, profile
 from labcore.perf.roofline import Roofs
 from labcore.perf.timing import summarize, synchronize
@@ -46,7 +47,7 @@ class AllReduceTime:
     @property
     def bus_bandwidth(self) -> float:
         """Bytes/s; 0 for one rank, which talks to nobody."""
-        return 2 * (self.ranks - 1) / self.ranks * self.bytes / self.seconds
+        return ring_bytes(self.bytes, self.ranks) / self.seconds
 
 
 @dataclass(frozen=True)

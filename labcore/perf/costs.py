@@ -34,6 +34,8 @@ from labcore.perf.sizes import (
     kv_bytes_per_token,
     num_parameters,
     positions_processed,
+    reduced_bytes,
+    ring_bytes,
     weight_bytes,
 )
 from labcore.perf.step_shape import CacheTraffic, OpCost, StepShape
@@ -51,6 +53,8 @@ __all__ = [
     "linear_costs",
     "num_parameters",
     "positions_processed",
+    "reduced_bytes",
+    "ring_bytes",
     "step_costs",
     "weight_bytes",
 ]

@@ -100,3 +100,22 @@ def parameters_touched(config: ModelConfig, tokens: int) -> float:
     all_, used = num_parameters(config), num_parameters(config, active=True)
     each = (all_ - used) / (experts.num_local_experts - experts.num_experts_per_tok or 1)
     return all_ - each * (experts.num_local_experts - experts_touched(experts, tokens))
+
+
+def ring_bytes(message: float, ranks: int) -> float:
+    """Bytes that each rank sends in a ring all-reduce of a message: 2 (R - 1) / R of it.
+
+    (R - 1) / R of it to add the pieces up, as much again to hand the sums round (Patarasuk and Yuan 2009).
+    """
+    if ranks < 1:
+        raise ConfigError(f"An all-reduce over {ranks} ranks: there must be at least 1.")
+    return 2 * (ranks - 1) / ranks * message
+
+
+def reduced_bytes(config: ModelConfig, rows: int, dtype: object = "float16") -> int:
+    """Bytes that tensor parallelism adds up over the ranks in one step of `rows` positions.
+
+    Two all-reduces a layer, after attention and after the feed-forward part, each of a vector of hidden_size
+    for every position (Shoeybi et al. 2019).
+    """
+    return round(2 * config.num_hidden_layers * rows * config.hidden_size * bytes_per_element(dtype))

@@ -21,6 +21,7 @@ from labcore.model import Transformer, save_checkpoint
 from labcore.parallel import Workers, all_reduce_times, logits_on_ranks, step_times
 from labcore.parallel.measure import cache_bytes_on_ranks
 from labcore.parallel.shard import shard_config
+from labcore.perf.costs import reduced_bytes, ring_bytes
 from tests.parallel import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -96,11 +97,19 @@ def test_what_talking_costs(two: Workers) -> None:
     step = step_times(two, "story", batch=3, context=40, repeats=5)
     # two sums a layer and one gathering of the logits
     assert step.calls == 2 * model.num_hidden_layers + 1
-    gathered = 3 * -(-model.vocab_size // 2)
-    assert step.bytes == 4 * (2 * model.num_hidden_layers * 3 * model.hidden_size + gathered)
+    gathered = 4 * 3 * -(-model.vocab_size // 2)
+    assert step.bytes == reduced_bytes(model, 3, "float32") + gathered
     assert 0 < step.communication_share < 1
     with pytest.raises(ParallelError, match="take 4 or more"):
         all_reduce_times(two, (0,))
+
+
+def test_bytes_around_a_ring() -> None:
+    assert ring_bytes(1000, 1) == 0
+    assert ring_bytes(1000, 2) == 1000
+    assert ring_bytes(1000, 8) == 1750
+    with pytest.raises(ConfigError, match="0 ranks"):
+        ring_bytes(1000, 0)
 
 
 @pytest.mark.parametrize(("ranks_", "name"), [(3, "num_attention_heads"), (4, "num_key_value_heads")])

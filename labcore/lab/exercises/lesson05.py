@@ -183,6 +183,12 @@ def _check_regime(answer: Any) -> Verdict:
             ),
             "talking can be the longest of the four.": lambda c, b, m, o: regime(c, b, 0.0, o),
             "asking can be the longest of the four.": lambda c, b, m, o: regime(c, b, m, 0.0),
+            "compute_s comes first, then bandwidth_s; you swapped them.": lambda c, b, m, o: regime(
+                b, c, m, o
+            ),
+            "communication_s comes third, then overhead_s; you swapped them.": (
+                lambda c, b, m, o: regime(c, b, o, m)
+            ),
         },
         what="steps",
     )
@@ -221,6 +227,8 @@ def _check_ring(answer: Any) -> Verdict:
             "nobody sends everything to everybody: a ring passes pieces of 1 / R.": lambda b, r: (r - 1) * b,
             "each rank counts for itself: do not add the ranks up.": lambda b, r: 2 * (r - 1) * b,
             "one piece stays where it is: R - 1 of R travel.": lambda b, r: 2 * b,
+            "the message is cut into R pieces; it does not go out whole to every rank.": lambda b, r: b * r,
+            "a single rank has nobody to send to: 0 bytes.": lambda b, r: ring_bytes(b, r) if r > 1 else b,
         },
         what="rings",
     )

@@ -176,6 +176,11 @@ def terms_figure(batches: Sequence[int], terms: Sequence[DecodeTerms], wall: int
     return made
 
 
+def _price(one: Forecast) -> str:
+    price = one.usd_per_million
+    return "no price known" if price is None else f"${price:.2f} per million tokens"
+
+
 def tradeoff_figure(found: Sequence[Forecast], title: str) -> go.Figure:
     """Throughput against time per token, one point a batch; hollow ones lie beyond the memory wall."""
     made = theme.figure(title, x="time per output token (ms)", y="throughput (tok/s)")
@@ -190,6 +195,8 @@ def tradeoff_figure(found: Sequence[Forecast], title: str) -> go.Figure:
             mode="lines+markers+text",
             text=[f"B={one.load.batch}" for one in chosen],
             textposition="top left",
+            customdata=[_price(one) for one in chosen],
+            hovertemplate="%{x:.3g} ms, %{y:,.0f} tok/s, %{customdata}<extra>%{text}</extra>",
             line={"color": color, "dash": "solid" if name == "fits" else "dot"},
             marker={"symbol": symbol, "size": 9},
         )

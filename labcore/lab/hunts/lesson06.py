@@ -10,8 +10,20 @@ from labcore.lab.exercises.checking import Verdict
 from labcore.lab.hunts.registry import planted
 
 # Bytes a token in fp16, as the models' papers and the cache's tensors have them.
-KV_BYTES = {"llama-2-7b": 524_288, "llama-3-8b": 131_072, "llama-2-70b": 327_680, "falcon-40b": 122_880}
-INTENSITIES = {8: 8.0, 128: 120.5, 512: 409.6}  # of a 4096 x 4096 layer in fp16, by rows
+KV_BYTES = {
+    "llama-2-7b": 524_288,
+    "llama-3-8b": 131_072,
+    "mistral-7b": 131_072,
+    "llama-2-70b": 327_680,
+    "falcon-40b": 122_880,
+}
+# FLOP per byte in fp16 of a square layer and of a wide head, by (inputs, outputs, rows).
+INTENSITIES = {
+    (4096, 4096, 8): 8.0,
+    (4096, 4096, 128): 120.5,
+    (4096, 4096, 512): 409.6,
+    (4096, 128_000, 512): 453.5,
+}
 
 
 @planted(
@@ -26,7 +38,7 @@ INTENSITIES = {8: 8.0, 128: 120.5, 512: 409.6}  # of a 4096 x 4096 layer in fp16
     ),
 )
 def _check_kv(suspect: Callable[..., Any]) -> Verdict:
-    """Bytes a token of four published models."""
+    """Bytes a token of five published models."""
     faults = []
     for name, expected in KV_BYTES.items():
         config = architecture(name)
@@ -51,13 +63,14 @@ def _check_kv(suspect: Callable[..., Any]) -> Verdict:
     ),
 )
 def _check_intensity(suspect: Callable[..., Any]) -> Verdict:
-    """FLOP per byte of a square layer at three sizes of batch."""
+    """FLOP per byte of a square layer at three sizes of batch, and of a wide head."""
     faults = []
-    for rows, expected in INTENSITIES.items():
-        found = suspect(4096, 4096, rows, "float16").intensity
+    for (inputs, outputs, rows), expected in INTENSITIES.items():
+        found = suspect(inputs, outputs, rows, "float16").intensity
         if abs(found - expected) > 0.05:
             faults.append(
-                f"4096 × 4096 in fp16 over {rows} rows is {expected} FLOP/byte; this says {found:.1f}."
+                f"{inputs} × {outputs} in fp16 over {rows} rows is {expected} FLOP/byte; "
+                f"this says {found:.1f}."
             )
     return _verdict(faults, len(INTENSITIES), "layers", "every byte is counted")
 
