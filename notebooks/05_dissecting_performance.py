@@ -378,8 +378,8 @@ shapes = {name: labcore.catalog.architecture(name) for name in ("llama-3.1-8b", 
 lab.text_table(lab.split_rows(shapes))
 
 # %% [markdown]
-# **Predict.** Two processes on this machine (two GPUs where there are two), the same model split over them,
-# twice the hardware: one decode step.
+# **Predict.** Two processes on this machine (on two GPUs where there are two, else on a CPU core each), the
+# same model split over them, twice the hardware: one decode step.
 
 # %%
 ranks_guess = lab.predict(

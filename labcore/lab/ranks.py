@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from labcore.config import ModelConfig
 from labcore.lab.regimes import talking
 from labcore.lab.units import seconds as as_time
@@ -16,6 +18,7 @@ from labcore.parallel.shard import shard_config
 from labcore.perf.costs import kv_bytes_per_token, num_parameters, reduced_bytes, ring_bytes, weight_bytes
 from labcore.perf.profile import Profile
 from labcore.perf.roofline import Roofs
+from labcore.perf.roofline import roofs as measured_roofs
 
 # 94 million parameters, with heads that 2, 4 or 8 ranks can share.
 SHAPE = ModelConfig(
@@ -111,14 +114,17 @@ def talk(
     prompt: int = 128,
     repeats: int = 7,
 ) -> Talk:
-    """Start workers for each number of ranks, measure, end them. On a CPU every rank has one thread.
+    """Start workers for each number of ranks, measure, end them.
 
-    Raises ParallelError where there are too few GPUs or a rank fails.
+    Each has a GPU of its own where there are enough, else one thread of the CPU. roofs: of this session's
+    device. Raises ParallelError where a rank fails.
     """
+    device = "cuda" if torch.cuda.device_count() >= max(ranks) and "cuda" in roofs.device else "cpu"
+    if device not in roofs.device:
+        roofs = measured_roofs(device)
     steps: list[StepOnRanks] = []
     for count in ranks:
-        threads = 1 if roofs.device == "cpu" else None
-        with Workers(count, device=roofs.device.split(":")[0], threads=threads) as workers:
+        with Workers(count, device=device, threads=1 if device == "cpu" else None) as workers:
             for context, new in ((64, 1), (prompt, prompt)):
                 steps.append(step_times(workers, config, context=context, new_tokens=new, repeats=repeats))
             if count == max(ranks):

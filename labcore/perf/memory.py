@@ -177,8 +177,8 @@ def activation_bytes(config: ModelConfig, rows: int, dtype: object = "float16") 
 
     The layer's input, the residual stream, its normalised copy and the angles of the positions live through
     a layer. In the feed-forward part there are beside them gate and up, the activated gate and their product:
-    4 widths (3 without a gate). In attention: queries, keys and values, queries and keys rotated with what
-    that takes (2 more of them), and the output.
+    4 widths (3 without a gate, and where a fused kernel never writes the activated gate). In attention:
+    queries, keys and values, queries and keys rotated with what that takes (2 more of them), and the output.
     """
     inner = config.intermediate_size
     if config.experts is not None:

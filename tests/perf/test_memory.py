@@ -16,6 +16,8 @@ from labcore import cache as caches
 from labcore import catalog
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError, OutOfMemory
+from labcore.kernels import native
+from labcore.kernels.native import elementwise
 from labcore.model.transformer import Transformer
 from labcore.perf import memory
 from labcore.perf.costs import kv_bytes, kv_bytes_per_token, num_parameters, weight_bytes
@@ -126,8 +128,14 @@ class Peak(TorchDispatchMode):
         self.now -= size
 
 
-def test_activations_are_what_a_prefill_takes() -> None:
-    """Of a real model, in eager PyTorch; what an operator takes inside itself is not seen."""
+@pytest.mark.parametrize("fused", [False, True])
+def test_activations_are_what_a_prefill_takes(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a real model, in eager PyTorch; what an operator takes inside itself is not seen.
+
+    The fused activation keeps one width less: then the plan is what a prefill takes at most.
+    """
+    if not fused:
+        monkeypatch.setattr(elementwise, "takes", lambda x: False)
     config = ModelConfig(
         hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
         intermediate_size=176, vocab_size=100, max_position_embeddings=512,
@@ -142,7 +150,8 @@ def test_activations_are_what_a_prefill_takes() -> None:
     gc.collect()
     with torch.inference_mode(), Peak() as peak:
         model(tokens, cache, logits_to_keep=1)
-    assert peak.most / (found.activations + found.workspace) == pytest.approx(1, rel=0.02)
+    taken = peak.most / (found.activations + found.workspace)
+    assert 0.75 < taken <= 1 if fused and native.available() else taken == pytest.approx(1, rel=0.02)
 
 
 configs = st.sampled_from(["llama-2-7b", "llama-3.1-70b", "gemma-2-9b", "mixtral-8x7b", "falcon-7b", "gpt2"])
