@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import re
 import signal
 import sys
@@ -55,15 +56,18 @@ class Workers:
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
         self._closed = False
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         context = mp.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory(prefix="labcore-ranks-")
         meeting = (Path(self._folder.name) / "meeting").as_uri()
+        # Linux ends a child with the *thread* that made it: only the main one lives as long as the process
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
         with _no_main():
             for rank in range(self.ranks):
                 mine, theirs = context.Pipe()
-                arguments = (rank, self.ranks, self.device.type, self.threads, meeting, os.getpid(), theirs)
+                arguments = (rank, self.ranks, self.device.type, self.threads, meeting, parent, theirs)
                 process = context.Process(target=_serve, args=arguments, daemon=True)
                 process.start()
                 theirs.close()
@@ -91,12 +95,21 @@ class Workers:
             raise ParallelError("These workers have ended; start new ones with `with Workers(...)`.")
         try:
             for pipe in self._pipes:
-                with suppress(BrokenPipeError, ConnectionResetError):  # told below, with the exit code
-                    pipe.send((fn, args))
+                self._send(pipe, fn, args)
             return self._collect(getattr(fn, "__name__", "the call"))
         except BaseException:  # an interrupt too: ranks that are half way are of no further use
             self.close()
             raise
+
+    def _send(self, pipe: Connection, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # told later, with the exit code
+                pipe.send((fn, args))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ParallelError(
+                f"{getattr(fn, '__name__', fn)!r} and its arguments cannot be sent to {self.ranks} ranks "
+                f"({error}); give a function of an importable module, and plain data."
+            ) from error
 
     def close(self) -> None:
         """End all workers now."""
@@ -108,7 +121,8 @@ class Workers:
                 process.kill()
         for process in self._processes:
             process.join()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     @property
     def pids(self) -> list[int]:
@@ -202,10 +216,12 @@ def _no_main() -> Iterator[None]:
 
 
 def _serve(
-    rank: int, ranks: int, device: str, threads: int, meeting: str, parent: int, pipe: Connection
+    rank: int, ranks: int, device: str, threads: int, meeting: str, parent: int | None, pipe: Connection
 ) -> None:
     """Join the group, then run what comes through the pipe until its other end is gone."""
-    _die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts children too; the parent decides
+    if parent is not None:
+        _die_with(parent)
     torch.set_num_threads(threads)
     inbox = _Inbox(pipe)
     try:
