@@ -15,10 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labcore import catalog, errors, perf
+    from labcore import catalog, errors, perf, quant
     from labcore.config import ModelConfig
     from labcore.generation import generate, logits, stream, warm_up
     from labcore.model import Model, load
+    from labcore.quant import quantize
 
 __version__ = "0.1.0"
 
@@ -30,8 +31,9 @@ _HOMES = {
     "stream": "labcore.generation",
     "logits": "labcore.generation",
     "warm_up": "labcore.generation",
+    "quantize": "labcore.quant",
 }
-_ROOMS = ("cache", "catalog", "errors", "generation", "kernels", "lab", "model", "perf")
+_ROOMS = ("cache", "catalog", "errors", "generation", "kernels", "lab", "model", "perf", "quant")
 
 __all__ = [
     "Model",
@@ -43,6 +45,8 @@ __all__ = [
     "load",
     "logits",
     "perf",
+    "quant",
+    "quantize",
     "stream",
     "warm_up",
 ]

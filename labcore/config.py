@@ -263,11 +263,6 @@ def _refuse_unsupported(data: Mapping[str, Any]) -> None:
     activation = data.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise ConfigError(f"hidden_act is {activation!r}; labcore's feed-forward layer is SwiGLU (silu).")
-    if stored := data.get("quantization_config"):
-        method = stored.get("quant_method", "unnamed") if isinstance(stored, dict) else stored
-        raise ConfigError(
-            f"This checkpoint is stored quantized ({method}); load the full-precision one instead."
-        )
 
 
 def _rope(data: Mapping[str, Any]) -> tuple[float, RopeScaling]:

@@ -74,6 +74,13 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         return cls.from_file(path, config) if path.is_file() else None
 
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which `from_folder` reads."""
+        self._library.save(str(folder / "tokenizer.json"))
+        bos = None if self.bos_id is None else self.piece(self.bos_id)
+        text = json.dumps({"bos_token": bos, "add_bos_token": self.adds_bos}, indent=2) + "\n"
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
     @property
     def vocab_size(self) -> int:
         """How many tokens there are, special ones included (a model's embedding may be padded beyond)."""

@@ -121,8 +121,6 @@ def test_end_of_text_ids(given_ids: Any, ids: tuple[int, ...]) -> None:
         ({"num_key_value_heads": 3}, "4 query heads cannot share 3"),
         ({"head_dim": 15}, "head_dim is 15"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"quantization_config": {"quant_method": "gptq"}}, r"quantized \(gptq\)"),
-        ({"quantization_config": "odd"}, r"quantized \(odd\)"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn' is not supported"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'llama3' lacks low_freq_factor"),
         ({"rope_scaling": {"type": "linear"}}, "'linear' lacks factor"),

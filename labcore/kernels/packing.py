@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from labcore.errors import ConfigError
+
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 
@@ -34,13 +36,21 @@ def to_fp8(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """(..., n) uint8 codes below 2**bits -> (..., n * bits / 8) bytes.
+    """(..., n) uint8 codes below 2**bits -> (..., n * bits / 8) bytes. bits: 8, 4, 3, 2 or 1.
 
     Byte j holds codes j, j + n/k, j + 2n/k, … of its row, lowest bits first: parts are put side by side again
-    when unpacked, which is cheaper than interleaving.
+    when unpacked, which is cheaper than interleaving. Three bits are packed as two and one.
+    Raises ConfigError where n codes do not fill whole bytes.
     """
     if bits == 8:
         return codes
+    if bits == 3:
+        return torch.cat([pack(codes & 3, 2), pack(codes >> 2, 1)], dim=-1)
+    if codes.shape[-1] % (8 // bits):
+        raise ConfigError(
+            f"{codes.shape[-1]} codes of {bits} bits do not fill whole bytes; use a multiple of {8 // bits}, "
+            "or 8 bits."
+        )
     parts = codes.chunk(8 // bits, dim=-1)
     packed = parts[0].clone()
     for place, part in enumerate(parts[1:], start=1):
@@ -52,5 +62,8 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
     """The inverse of `pack`."""
     if bits == 8:
         return packed
+    if bits == 3:
+        low, high = packed.tensor_split((packed.shape[-1] * 2 // 3,), dim=-1)
+        return unpack(low, 2) | unpack(high, 1) << 2
     mask = 2**bits - 1
     return torch.cat([(packed >> (bits * place)) & mask for place in range(8 // bits)], dim=-1)

@@ -2,6 +2,7 @@
 
     "story", "story-draft"      the embedded models, no network
     "path/to/folder"            config.json, safetensors, perhaps tokenizer.json
+    "path/to/model.gguf"        a llama.cpp file, full precision or Q4_0, Q8_0, Q4_K, Q6_K
     "owner/name"                the Hugging Face Hub; the only source that touches the network
     "shape:llama-3.1-8b"        a real architecture with random weights, for speed and memory
 
@@ -25,10 +26,11 @@ from torch.overrides import TorchFunctionMode
 from labcore import catalog
 from labcore.config import ModelConfig
 from labcore.errors import CheckpointError, ConfigError
-from labcore.model import hub, weights
+from labcore.model import gguf_file, hub, quant_checkpoint, quantized_folder, weights
 from labcore.model.checkpoint import Checkpoint
 from labcore.model.device import allocate, ensure_fits, resolve_device, resolve_dtype
 from labcore.model.transformer import Transformer
+from labcore.quant.linear import QuantLinear
 from labcore.tokenizer import Tokenizer
 
 EMBEDDED = ("story", "story-draft")
@@ -45,21 +47,24 @@ class Model:
     transformer: Transformer
     tokenizer: Tokenizer | None
     random_weights: bool = False
+    recipe: str = ""  # what its weights were quantized with
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.transformer.embed_tokens.weight.device
+        return self.transformer.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are held in."""
-        return self.transformer.embed_tokens.weight.dtype
+        """What activations, and weights that are not quantized, are held in."""
+        return self.transformer.norm.weight.dtype
 
     @property
     def num_parameters(self) -> int:
         """How many numbers were learnt; a tied head is counted once."""
-        return sum(parameter.numel() for parameter in self.transformer.parameters())
+        codes = [layer for layer in self.transformer.modules() if isinstance(layer, QuantLinear)]
+        quantized = sum(layer.in_features * layer.out_features for layer in codes)
+        return quantized + sum(parameter.numel() for parameter in self.transformer.parameters())
 
     @property
     def weight_bytes(self) -> int:
@@ -95,6 +100,8 @@ def load(
     if name in EMBEDDED:
         return _load_folder(catalog.embedded(name), name, place, kind)
     folder = Path(source).expanduser()
+    if folder.suffix == ".gguf" and folder.is_file():
+        return _load_gguf(folder, place, kind)
     if name and folder.is_dir():
         return _load_folder(folder, folder.resolve().name, place, kind)
     if isinstance(source, Path) or folder.is_file() or not _HUB_ID.fullmatch(name):
@@ -118,8 +125,19 @@ def _unknown(name: str, folder: Path) -> str:
     )
 
 
+def _load_gguf(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
+    with gguf_file.opened(path) as file:
+        transformer = _skeleton(file.config)
+        file.fill(transformer, device, dtype)
+        tokenizer = Tokenizer.from_folder(path.parent, file.config)
+        transformer.prepare()
+        return Model(path.stem, file.config, transformer, tokenizer, recipe=file.recipe)
+
+
 def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Model:
     config = _with_generation_defaults(ModelConfig.from_file(folder / "config.json"), folder)
+    if (stored := quantization_of(folder)) is not None:
+        return _load_quantized(folder, name, config, stored, device, dtype)
     with Checkpoint(folder) as checkpoint:
         config = _settle_tie(config, checkpoint)
         transformer = _skeleton(config)
@@ -136,6 +154,39 @@ def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dty
             home.of(parameters).copy_(checkpoint.read(hf))
     transformer.prepare()
     return Model(name, config, transformer, tokenizer)
+
+
+def _load_quantized(
+    folder: Path,
+    name: str,
+    config: ModelConfig,
+    stored: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Model:
+    """A checkpoint whose linear layers are codes: labcore's own, GPTQ's or AWQ's."""
+    transformer = _skeleton(config)
+    method = str(stored["quant_method"])
+    fill = quant_checkpoint.fill if method == quant_checkpoint.METHOD else quantized_folder.fill
+    fill(transformer, config, folder, stored, device, dtype)
+    tokenizer = Tokenizer.from_folder(folder, config)
+    transformer.prepare()
+    return Model(name, config, transformer, tokenizer, recipe=str(stored.get("recipe") or method))
+
+
+def quantization_of(folder: Path) -> dict[str, Any] | None:
+    """config.json's quantization_config, None where there is none. Raises CheckpointError for a method that
+    labcore does not read."""
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    if not stored:
+        return None
+    method = stored.get("quant_method") if isinstance(stored, dict) else stored
+    if method not in (quant_checkpoint.METHOD, *quantized_folder.METHODS):
+        raise CheckpointError(
+            f"{folder.name} is stored quantized by {method!r}; labcore reads labcore, gptq and awq, and GGUF "
+            "files, so load one of those, or the full-precision checkpoint."
+        )
+    return dict(stored)
 
 
 def _with_generation_defaults(config: ModelConfig, folder: Path) -> ModelConfig:

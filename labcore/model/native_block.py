@@ -14,6 +14,7 @@ from torch.profiler import record_function
 
 from labcore.config import ModelConfig
 from labcore.kernels import native
+from labcore.quant.linear import QuantLinear
 
 if TYPE_CHECKING:
     from labcore.model.transformer import AttendingCache, Block, Transformer
@@ -70,8 +71,8 @@ class NativeDecoder:
     def __init__(self, transformer: Transformer) -> None:
         config = transformer.config
         self.blocks = [NativeBlock(block, config) for block in _blocks(transformer)]
-        norm, head = transformer.norm.weight, transformer.lm_head.weight
-        self._head = native.HeadKernel(norm, head, config.rms_norm_eps)
+        weights = _head_weights(transformer)
+        self._head = native.HeadKernel(weights["norm"], weights["head"], config.rms_norm_eps)
         self._sources = [
             *_parts_of(transformer),
             *_parts_of(transformer.norm),
@@ -99,33 +100,50 @@ class NativeDecoder:
 
 
 def native_decoder(transformer: Transformer) -> NativeDecoder | None:
-    """The model's fast twin; None where its weights are not fp32 on a CPU, or there are no kernels."""
-    weights = {"norm": transformer.norm.weight, "head": transformer.lm_head.weight}
-    readable = native.fits(weights) and all(native.fits(_weights(block)) for block in _blocks(transformer))
+    """The model's fast twin; None where a weight is not for the C kernels, or there are no kernels."""
+    parts = [_head_weights(transformer), *map(_weights, _blocks(transformer))]
+    readable = all(_UNREADABLE not in part.values() and native.fits(part) for part in parts)
+    if any(isinstance(part.get("gate_up"), native.Matrix) for part in parts):
+        readable &= transformer.config.intermediate_size % 16 == 0  # gate and up begin with a block of rows
     return NativeDecoder(transformer) if readable and native.available() else None
+
+
+_UNREADABLE = "unreadable"
+
+
+def _matrix(linear: nn.Module) -> Any:
+    """A layer's weights as the kernels take them: fp32, or codes laid out for them."""
+    if isinstance(linear, QuantLinear):
+        return linear.native_matrix() or _UNREADABLE
+    return linear.weight if isinstance(linear, nn.Linear) else _UNREADABLE
+
+
+def _head_weights(transformer: Transformer) -> dict[str, Any]:
+    return {"norm": transformer.norm.weight, "head": _matrix(transformer.lm_head)}
 
 
 def _blocks(transformer: Transformer) -> list[Block]:
     return list(transformer.layers)  # type: ignore[arg-type]
 
 
-def _weights(block: Block) -> dict[str, Tensor | None]:
+def _weights(block: Block) -> dict[str, Any]:
     """The block's tensors by the kernel's names."""
     attention, mlp = block.attention, block.mlp
-    return {
+    found: dict[str, Any] = {
         "input_norm": block.input_norm.weight,
-        "qkv": attention.qkv_proj.weight,
-        "qkv_bias": attention.qkv_proj.bias,
         "q_norm": attention.q_norm.weight if attention.q_norm is not None else None,
         "k_norm": attention.k_norm.weight if attention.k_norm is not None else None,
-        "o": attention.o_proj.weight,
-        "o_bias": attention.o_proj.bias,
         "post_norm": block.post_norm.weight,
-        "gate_up": mlp.gate_up_proj.weight,
-        "gate_up_bias": mlp.gate_up_proj.bias,
-        "down": mlp.down_proj.weight,
-        "down_bias": mlp.down_proj.bias,
     }
+    linears = {
+        "qkv": attention.qkv_proj,
+        "o": attention.o_proj,
+        "gate_up": mlp.gate_up_proj,
+        "down": mlp.down_proj,
+    }
+    for name, linear in linears.items():
+        found |= {name: _matrix(linear), f"{name}_bias": getattr(linear, "bias", None)}
+    return found
 
 
 def _sources(block: Block) -> list[Source]:

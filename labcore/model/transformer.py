@@ -19,6 +19,7 @@ from labcore import kernels
 from labcore.config import ModelConfig
 from labcore.model.native_block import MAX_BATCH, NativeDecoder, native_decoder
 from labcore.model.rope import Rope
+from labcore.quant.linear import QuantLinear
 
 
 class AttendingCache(Protocol):
@@ -118,18 +119,30 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rope = Rope(config)
-        self.fast = True  # False: the readable path even where a native one exists
+        self._fast = True
         self._native: NativeDecoder | Literal[False] | None = None  # None: not tried yet
         self.tie()
 
+    @property
+    def fast(self) -> bool:
+        """False: the readable path, and quantized layers by their definition, even where faster ones are."""
+        return self._fast
+
+    @fast.setter
+    def fast(self, value: bool) -> None:
+        self._fast = value
+        for module in self.modules():
+            if isinstance(module, QuantLinear):
+                module.fast = value
+
     def tie(self) -> None:
         """Let the head share the embedding's matrix, where the configuration says so."""
-        if self.config.tie_word_embeddings:
+        if self.config.tie_word_embeddings and isinstance(self.embed_tokens, nn.Embedding):
             self.lm_head.weight = self.embed_tokens.weight
 
     def reset_rope(self) -> None:
         """Recompute the rotary frequencies on the weights' device (they are in no checkpoint)."""
-        self.rope.reset(self.embed_tokens.weight.device)
+        self.rope.reset(self.norm.weight.device)
 
     def forward(self, tokens: Tensor, cache: AttendingCache, logits_to_keep: int = 0) -> Tensor:
         """Compute the next n positions of each sequence.

@@ -3,5 +3,15 @@
 from labcore.kernels.native.build import status
 from labcore.kernels.native.decode_attention import DecodeAttention, of_native_layer
 from labcore.kernels.native.layer import HeadKernel, LayerKernel, available, fits
+from labcore.kernels.native.quantized import Matrix
 
-__all__ = ["DecodeAttention", "HeadKernel", "LayerKernel", "available", "fits", "of_native_layer", "status"]
+__all__ = [
+    "DecodeAttention",
+    "HeadKernel",
+    "LayerKernel",
+    "Matrix",
+    "available",
+    "fits",
+    "of_native_layer",
+    "status",
+]

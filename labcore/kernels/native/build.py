@@ -23,7 +23,10 @@ import torch
 
 from labcore.perf.machine import cache_folder
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("layer.c", "attention.c", "elementwise.c"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("layer.c", "attention.c", "elementwise.c", "quantized.c")
+)
+HEADERS = (Path(__file__).with_name("quantized.h"),)
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
 SECONDS = 120
 
@@ -86,12 +89,20 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     at: Any = ctypes.c_void_p
     number: Any = ctypes.c_int
     real, stride = ctypes.c_float, ctypes.c_long
-    lib.labcore_before_attention.argtypes = [at] * 4 + [number, at, at, number, number]
-    lib.labcore_after_attention.argtypes = [at] * 4 + [number, number]
-    lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [number, number]
+    lib.labcore_before_attention.argtypes = [at] * 4 + [number, at, at, stride, number, number]
+    lib.labcore_after_attention.argtypes = [at] * 4 + [stride, number, number]
+    lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [stride, number, number]
+    lib.labcore_quantized_linear.argtypes = [at] * 4 + [number, number]
     lib.labcore_decode_attention.argtypes = [at] * 10 + [number] * 7 + [stride] * 5 + [number]
     lib.labcore_swiglu.argtypes = [at, at, stride, stride, number]
-    for name in ("before_attention", "after_attention", "head", "decode_attention", "swiglu"):
+    for name in (
+        "before_attention",
+        "after_attention",
+        "head",
+        "decode_attention",
+        "swiglu",
+        "quantized_linear",
+    ):
         getattr(lib, f"labcore_{name}").restype = None
     return lib
 
@@ -129,7 +140,7 @@ def _fingerprint(compiler: str) -> str:
         processor += next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         processor += platform.processor()
-    sources = [source.read_text(encoding="utf-8") for source in SOURCES]
+    sources = [source.read_text(encoding="utf-8") for source in (*SOURCES, *HEADERS)]
     parts = (*sources, *FLAGS, os.path.realpath(compiler), processor)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

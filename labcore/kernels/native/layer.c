@@ -19,20 +19,35 @@ static int omp_get_num_threads(void) { return 1; }
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
+#include "quantized.h"
+
+/* One weight matrix: fp32 rows, or codes. */
+typedef struct {
+    const float *dense;
+    const qmatrix_t *codes; /* NULL: dense */
+    const float *bias;      /* of a dense one; codes bring their own */
+} matrix_t;
+
+/* A matrix's input, which each thread rounds for itself where the matrix is in codes. */
+typedef struct {
+    const float *x;
+    qvector_t rounded[16];
+} input_t;
+
 typedef struct {
     int hidden, heads, kv_heads, head_dim, intermediate;
     float eps;
-    const float *input_norm, *qkv, *qkv_bias, *q_norm, *k_norm;
-    const float *o, *o_bias, *post_norm, *gate_up, *gate_up_bias, *down, *down_bias;
+    const float *input_norm, *q_norm, *k_norm, *post_norm;
+    matrix_t qkv, o, gate_up, down;
 } layer_t;
 
 typedef struct { int begin, end; } range_t;
 
-/* This thread's share of n rows, in multiples of four so that rows can be read four at a time. */
+/* This thread's share of n rows, in multiples of 16: rows are read four at a time, codes 16. */
 static range_t share(int n) {
     int threads = omp_get_num_threads(), me = omp_get_thread_num();
-    int blocks = (n + 3) / 4;
-    int begin = 4 * (int)((long)blocks * me / threads), end = 4 * (int)((long)blocks * (me + 1) / threads);
+    int blocks = (n + BLOCK - 1) / BLOCK;
+    int begin = BLOCK * (int)((long)blocks * me / threads), end = BLOCK * (int)((long)blocks * (me + 1) / threads);
     return (range_t){begin, end < n ? end : n};
 }
 
@@ -91,8 +106,8 @@ static float streamed_dot(const float *restrict row, const float *restrict x, in
 }
 
 /* out[t][r] = matrix[r] . x[t] + bias[r] for these rows and all tokens; out has `stride` floats a token. */
-static void product(const float *matrix, const float *bias, const float *x, float *out, int stride, range_t rows,
-                    int columns, int tokens) {
+static void dense_product(const float *matrix, const float *bias, const float *x, float *out, int stride, range_t rows,
+                          int columns, int tokens) {
     int r = rows.begin, t;
     if (tokens == 1)
         for (; r < rows.end; r++) out[r] = streamed_dot(matrix + (size_t)r * columns, x, columns);
@@ -107,6 +122,28 @@ static void product(const float *matrix, const float *bias, const float *x, floa
     if (bias)
         for (t = 0; t < tokens; t++)
             for (r = rows.begin; r < rows.end; r++) out[(size_t)t * stride + r] += bias[r];
+}
+
+static input_t input_of(const matrix_t *matrix, const float *x, int columns, int tokens, char *work) {
+    input_t input = {.x = x};
+    float *row = (float *)(work + tokens * qvector_bytes(columns));
+    if (matrix->codes)
+        for (int t = 0; t < tokens; t++) {
+            input.rounded[t] = qvector_at(work + t * qvector_bytes(columns), columns);
+            round_vector(matrix->codes, x + (size_t)t * columns, row, input.rounded[t]);
+        }
+    return input;
+}
+
+/* The same of a matrix of either kind, from its row `first` on (a multiple of 16). */
+static void product(const matrix_t *matrix, int first, const input_t *input, float *out, int stride, range_t rows,
+                    int columns, int tokens) {
+    if (matrix->codes)
+        qproduct(matrix->codes, input->rounded, out - first, stride, (first + rows.begin) / BLOCK,
+                 (first + rows.end + BLOCK - 1) / BLOCK, tokens);
+    else
+        dense_product(matrix->dense + (size_t)first * columns, matrix->bias ? matrix->bias + first : NULL, input->x,
+                      out, stride, rows, columns, tokens);
 }
 
 /* Zhang & Sennrich 2019, of `tokens` vectors. out may be x. */
@@ -130,16 +167,18 @@ static void rotate(float *head, const float *cos, const float *sin, int d) {
 
 /* x (tokens, hidden) -> qkv (tokens, heads + 2 kv_heads, head_dim): normalised, projected, queries and keys rotated.
  * cos, sin: head_dim floats, `turn` floats further for the next token (0: all tokens are at one position).
- * scratch: tokens * hidden floats for each thread. */
+ * scratch: for each thread tokens * hidden floats and `work` bytes (a multiple of 64), which rounded inputs take. */
 void labcore_before_attention(const layer_t *layer, const float *x, const float *cos, const float *sin, int turn,
-                              float *qkv, float *scratch, int tokens, int threads) {
+                              float *qkv, float *scratch, long work, int tokens, int threads) {
     const layer_t l = *layer;
     int rows = (l.heads + 2 * l.kv_heads) * l.head_dim, turning = l.heads + l.kv_heads;
 #pragma omp parallel num_threads(threads)
     {
         float *normed = scratch + (size_t)omp_get_thread_num() * tokens * l.hidden; /* cheaper than sharing it */
+        char *mine = (char *)(scratch + (size_t)omp_get_num_threads() * tokens * l.hidden) + omp_get_thread_num() * work;
         rms_norm(x, l.input_norm, l.eps, normed, l.hidden, tokens);
-        product(l.qkv, l.qkv_bias, normed, qkv, rows, share(rows), l.hidden, tokens);
+        input_t input = input_of(&l.qkv, normed, l.hidden, tokens, mine);
+        product(&l.qkv, 0, &input, qkv, rows, share(rows), l.hidden, tokens);
 #pragma omp barrier
 #pragma omp for schedule(static) nowait
         for (int item = 0; item < tokens * turning; item++) {
@@ -152,46 +191,54 @@ void labcore_before_attention(const layer_t *layer, const float *x, const float 
     }
 }
 
+static void add(float *x, const float *update, int n, range_t rows, int tokens) {
+    for (int t = 0; t < tokens; t++)
+        for (int i = rows.begin; i < rows.end; i++) x[(size_t)t * n + i] += update[(size_t)t * n + i];
+}
+
 /* x += o(mixed); x += down(silu(gate) * up) of the normalised x. mixed: (tokens, heads, head_dim).
- * scratch: tokens * (hidden for each thread, + hidden + 2 intermediate) floats. */
-void labcore_after_attention(const layer_t *layer, const float *mixed, float *x, float *scratch, int tokens,
+ * scratch: tokens * (hidden for each thread, + hidden + 2 intermediate) floats, then `work` bytes a thread. */
+void labcore_after_attention(const layer_t *layer, const float *mixed, float *x, float *scratch, long work, int tokens,
                              int threads) {
     const layer_t l = *layer;
-    int n = l.intermediate;
+    int n = l.intermediate, heads = l.heads * l.head_dim;
     float *update = scratch + (size_t)threads * tokens * l.hidden;
     float *gate = update + (size_t)tokens * l.hidden, *up = gate + (size_t)tokens * n;
 #pragma omp parallel num_threads(threads)
     {
         float *normed = scratch + (size_t)omp_get_thread_num() * tokens * l.hidden;
+        char *own = (char *)(up + (size_t)tokens * n) + omp_get_thread_num() * work;
         range_t mine = share(l.hidden), inner = share(n);
-        product(l.o, l.o_bias, mixed, update, l.hidden, mine, l.heads * l.head_dim, tokens);
-        for (int t = 0; t < tokens; t++)
-            for (int i = mine.begin; i < mine.end; i++) x[(size_t)t * l.hidden + i] += update[(size_t)t * l.hidden + i];
+        input_t input = input_of(&l.o, mixed, heads, tokens, own);
+        product(&l.o, 0, &input, update, l.hidden, mine, heads, tokens);
+        add(x, update, l.hidden, mine, tokens);
 #pragma omp barrier
         rms_norm(x, l.post_norm, l.eps, normed, l.hidden, tokens);
-        product(l.gate_up, l.gate_up_bias, normed, gate, n, inner, l.hidden, tokens);
-        product(l.gate_up + (size_t)n * l.hidden, l.gate_up_bias ? l.gate_up_bias + n : NULL, normed, up, n, inner,
-                l.hidden, tokens);
+        input = input_of(&l.gate_up, normed, l.hidden, tokens, own);
+        product(&l.gate_up, 0, &input, gate, n, inner, l.hidden, tokens);
+        product(&l.gate_up, n, &input, up, n, inner, l.hidden, tokens);
         for (int t = 0; t < tokens; t++)
             for (int i = inner.begin; i < inner.end; i++) {
                 float g = gate[(size_t)t * n + i];
                 gate[(size_t)t * n + i] = g / (1.0f + expf(-g)) * up[(size_t)t * n + i];
             }
 #pragma omp barrier
-        product(l.down, l.down_bias, gate, update, l.hidden, mine, n, tokens);
-        for (int t = 0; t < tokens; t++)
-            for (int i = mine.begin; i < mine.end; i++) x[(size_t)t * l.hidden + i] += update[(size_t)t * l.hidden + i];
+        input = input_of(&l.down, gate, n, tokens, own);
+        product(&l.down, 0, &input, update, l.hidden, mine, n, tokens);
+        add(x, update, l.hidden, mine, tokens);
     }
 }
 
 /* x (tokens, hidden), normalised, times the head's matrix -> logits (tokens, vocab).
- * scratch: tokens * hidden floats for each thread. */
-void labcore_head(int hidden, int vocab, float eps, const float *norm, const float *head, const float *x,
-                  float *logits, float *scratch, int tokens, int threads) {
+ * scratch: for each thread tokens * hidden floats and `work` bytes. */
+void labcore_head(int hidden, int vocab, float eps, const float *norm, const matrix_t *head, const float *x,
+                  float *logits, float *scratch, long work, int tokens, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         float *normed = scratch + (size_t)omp_get_thread_num() * tokens * hidden;
+        char *own = (char *)(scratch + (size_t)omp_get_num_threads() * tokens * hidden) + omp_get_thread_num() * work;
         rms_norm(x, norm, eps, normed, hidden, tokens);
-        product(head, NULL, normed, logits, vocab, share(vocab), hidden, tokens);
+        input_t input = input_of(head, normed, hidden, tokens, own);
+        product(head, 0, &input, logits, vocab, share(vocab), hidden, tokens);
     }
 }

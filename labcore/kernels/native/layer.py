@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from labcore.config import ModelConfig
 from labcore.kernels.native.build import functions, library
+from labcore.kernels.native.quantized import Matrix, rounded_bytes
 
 # Order as in layer_t.
-WEIGHTS = (
-    "input_norm", "qkv", "qkv_bias", "q_norm", "k_norm", "o", "o_bias",
-    "post_norm", "gate_up", "gate_up_bias", "down", "down_bias",
-)  # fmt: skip
+NORMS = ("input_norm", "q_norm", "k_norm", "post_norm")
+MATRICES = ("qkv", "o", "gate_up", "down")
+
+Weight = Tensor | Matrix | None
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("dense", "codes", "bias")]
 
 
 class _Layer(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate")),
         ("eps", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in WEIGHTS),
+        *((name, ctypes.c_void_p) for name in NORMS),
+        *((name, _Matrix) for name in MATRICES),
     ]
 
 
@@ -31,22 +37,39 @@ def available() -> bool:
     return library() is not None
 
 
-def fits(weights: Mapping[str, Tensor | None]) -> bool:
-    """Whether these weights are what the kernels read: contiguous fp32 on the CPU."""
+def fits(weights: Mapping[str, Weight]) -> bool:
+    """Whether these weights are what the kernels read: contiguous fp32 on the CPU, or laid-out codes."""
     return all(
         tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
         for tensor in weights.values()
-        if tensor is not None
+        if isinstance(tensor, Tensor)
     )
+
+
+def _matrix(weight: Weight, bias: Weight) -> _Matrix:
+    if isinstance(weight, Matrix):
+        return _Matrix(None, weight.at, None)
+    return _Matrix(_at(weight), None, _at(bias))
+
+
+def _at(tensor: Weight) -> int | None:
+    return tensor.data_ptr() if isinstance(tensor, Tensor) else None
+
+
+def _work(weights: Iterable[Weight], tokens: int) -> int:
+    """Bytes that a thread needs to round its inputs for these matrices: a multiple of 64."""
+    widest = max((weight.columns for weight in weights if isinstance(weight, Matrix)), default=0)
+    return -(-(tokens * rounded_bytes(widest) + 4 * widest) // 64) * 64
 
 
 class LayerKernel:
     """One layer's weights, bound to the C functions. Holds on to the tensors whose memory it points at."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor | None]) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight]) -> None:
         self._config, self._weights = config, weights
         self.threads = torch.get_num_threads()
-        pointers = [tensor.data_ptr() if (tensor := weights[name]) is not None else None for name in WEIGHTS]
+        pointers = [_at(weights[name]) for name in NORMS]
+        pointers += [_matrix(weights[name], weights[f"{name}_bias"]) for name in MATRICES]  # type: ignore[misc]
         shape = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self._layer = _Layer(*shape, config.intermediate_size, config.rms_norm_eps, *pointers)
         self._at = ctypes.byref(self._layer)
@@ -62,7 +85,8 @@ class LayerKernel:
         self._qkv = torch.empty(tokens, sum(parts), 1, config.head_dim)
         self.q, self.k, self.v = self._qkv.split(parts, dim=1)  # (tokens, heads, 1, head_dim)
         widths = (self.threads + 1) * config.hidden_size + 2 * config.intermediate_size
-        self._scratch = torch.empty(tokens * widths)
+        self._work = _work(self._weights.values(), tokens)
+        self._scratch = torch.empty(tokens * widths + self.threads * self._work // 4)
         self._qkv_at, self._scratch_at = self._qkv.data_ptr(), self._scratch.data_ptr()
 
     def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -70,30 +94,34 @@ class LayerKernel:
         turn = cos.shape[-1] if cos.shape[0] > 1 else 0
         self._before(
             self._at, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), turn,
-            self._qkv_at, self._scratch_at, self.tokens, self.threads,
+            self._qkv_at, self._scratch_at, self._work, self.tokens, self.threads,
         )  # fmt: skip
 
     def after_attention(self, mixed: Tensor, x: Tensor) -> None:
         """mixed: (tokens, h, 1, head_dim); x: the residual stream (tokens, 1, hidden), updated in place."""
         at = (mixed.data_ptr(), x.data_ptr(), self._scratch_at)
-        self._after(self._at, *at, self.tokens, self.threads)
+        self._after(self._at, *at, self._work, self.tokens, self.threads)
 
 
 class HeadKernel:
-    """The last norm and the head's matrix, bound to the C function. Holds on to both tensors."""
+    """The last norm and the head's matrix, bound to the C function. Holds on to both."""
 
-    def __init__(self, norm: Tensor, head: Tensor, eps: float) -> None:
+    def __init__(self, norm: Tensor, head: Tensor | Matrix, eps: float) -> None:
         self._norm, self._head, self._eps = norm, head, eps
         self._threads = torch.get_num_threads()
         self._call = functions().labcore_head
+        self._matrix = _matrix(head, None)
+        self._at = ctypes.byref(self._matrix)
+        self._vocab = head.rows if isinstance(head, Matrix) else head.shape[0]
 
     def __call__(self, x: Tensor) -> Tensor:
         """(tokens, 1, hidden) -> logits (tokens, 1, vocab)."""
-        tokens, (vocab, hidden) = x.shape[0], self._head.shape
-        logits = torch.empty(tokens, 1, vocab)
-        scratch = torch.empty(self._threads * tokens * hidden)
+        tokens, _, hidden = x.shape
+        work = _work([self._head], tokens)
+        logits = torch.empty(tokens, 1, self._vocab)
+        scratch = torch.empty(self._threads * (tokens * hidden + work // 4))
         self._call(
-            hidden, vocab, self._eps, self._norm.data_ptr(), self._head.data_ptr(), x.data_ptr(),
-            logits.data_ptr(), scratch.data_ptr(), tokens, self._threads,
+            hidden, self._vocab, self._eps, self._norm.data_ptr(), self._at, x.data_ptr(),
+            logits.data_ptr(), scratch.data_ptr(), work, tokens, self._threads,
         )  # fmt: skip
         return logits

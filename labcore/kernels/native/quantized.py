@@ -1,0 +1,116 @@
+"""The C functions of `quantized.c` on tensors: weights in 8- or 4-bit codes, vectors in fp32 on the CPU.
+
+The kernel multiplies integers, so a vector is rounded to 8 bits on the way, each group of up to 192 of its
+numbers by its own largest: the relative error is about 0.6 % of a dot product's size, and the same whether
+tokens come one by one or together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labcore.kernels.native.build import functions, library
+
+BLOCK = 16  # rows that lie side by side
+LARGEST_GROUP = 192  # numbers of a vector that are rounded with one scale
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("rows", "columns", "bits", "group", "x_group", "centre")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("codes", "scales", "offsets", "row_scale", "smooth", "order", "bias")
+        ),
+    ]
+
+
+class Matrix:
+    """A weight matrix laid out for the kernel: blocks of 16 rows, four columns of each side by side.
+
+    codes: (rows, columns) uint8, 0 to 2**bits - 1, bits 8 or 4. scale, offset: (rows or 1, groups); a weight
+    is scale * (code - centre) + offset. smooth (columns) multiplies the vector, order (columns) permutes it.
+    x_group: numbers of a vector that share a scale (default: the most that divides the group, up to 192).
+    """
+
+    def __init__(
+        self,
+        codes: Tensor,
+        bits: int,
+        scale: Tensor,
+        *,
+        centre: int,
+        offset: Tensor | None = None,
+        bias: Tensor | None = None,
+        smooth: Tensor | None = None,
+        order: Tensor | None = None,
+        x_group: int | None = None,
+    ) -> None:
+        rows, columns = codes.shape
+        self.rows, self.columns = rows, columns
+        group = columns // scale.shape[1]
+        largest = scale.float().abs().expand(rows, -1).amax(1).clamp_min(1e-30)
+        relative = [_blocks_of(scale, largest)]
+        relative += [] if offset is None else [_blocks_of(-offset, largest)]
+        self._kept = [
+            _laid_out(codes, bits), *relative, F.pad(largest, (0, -rows % BLOCK)),
+            None if smooth is None else smooth.float().contiguous(),
+            None if order is None else order.to(torch.int32).contiguous(), bias,
+        ]  # fmt: skip
+        if offset is None:
+            self._kept.insert(2, None)
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in self._kept]
+        self._matrix = _Matrix(rows, columns, bits, group, x_group or vector_group(group), centre, *pointers)
+        self.at = ctypes.addressof(self._matrix)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads."""
+        return sum(tensor.nbytes for tensor in self._kept if tensor is not None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., columns) fp32 -> (..., rows)."""
+        flat = x.reshape(-1, self.columns).contiguous()
+        tokens, threads = flat.shape[0], torch.get_num_threads()
+        out = torch.empty(tokens, self.rows)
+        scratch = torch.empty(
+            tokens * rounded_bytes(self.columns) + threads * 4 * self.columns, dtype=torch.uint8
+        )
+        at = (flat.data_ptr(), out.data_ptr(), scratch.data_ptr())
+        functions().labcore_quantized_linear(self.at, *at, tokens, threads)
+        return out.view(*x.shape[:-1], self.rows)
+
+
+def takes(bits: int, columns: int, group: int) -> bool:
+    """Whether there is a kernel here for such a matrix."""
+    return bits in (4, 8) and columns % 16 == 0 and group % 16 == 0 and library() is not None
+
+
+def rounded_bytes(columns: int) -> int:
+    """Bytes of one rounded vector, as `qvector_bytes` in C."""
+    return -(-columns // 64) * 64 + -(-(columns // 16 * 8) // 64) * 64
+
+
+def vector_group(group: int) -> int:
+    """The most numbers, up to 192, that divide a group of weights, in multiples of 16."""
+    return next(n for n in range(min(group, LARGEST_GROUP) // 16 * 16, 0, -16) if group % n == 0)
+
+
+def _laid_out(codes: Tensor, bits: int) -> Tensor:
+    rows, columns = codes.shape
+    padded = F.pad(codes, (0, 0, 0, -rows % BLOCK))
+    if bits == 8:
+        return padded.view(-1, BLOCK, columns // 4, 4).permute(0, 2, 1, 3).contiguous()
+    low, high = padded.view(-1, BLOCK, columns // 8, 2, 4).permute(3, 0, 2, 1, 4)
+    return (low | high << 4).contiguous()
+
+
+def _blocks_of(grid: Tensor, largest: Tensor) -> Tensor:
+    """(rows or 1, groups) -> (blocks, groups, 16) fp16, relative to each row's largest scale."""
+    relative = grid.float().expand(len(largest), -1) / largest[:, None]
+    padded = F.pad(relative, (0, 0, 0, -len(largest) % BLOCK)).half()
+    return padded.view(-1, BLOCK, padded.shape[1]).transpose(1, 2).contiguous()
