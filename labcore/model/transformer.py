@@ -176,6 +176,10 @@ class Transformer(nn.Module):
             self.prepare()
         return self._native or None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy builds its own native twin."""
+        return self.__dict__ | {"_native": None}
+
     def _apply(self, *args: Any, **kwargs: Any) -> Transformer:
         """Moving the weights leaves the native twin pointing at memory that is gone."""
         self._native = None

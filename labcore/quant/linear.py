@@ -76,6 +76,7 @@ class QuantLinear(nn.Module):
             tensor = given.get(name)
             self.register_buffer(name, None if tensor is None else tensor.detach().clone())
         self._native: native.Matrix | None = None
+        self._packed: Any = None
 
     @property
     def quantized(self) -> QuantizedTensor:
@@ -163,7 +164,7 @@ class QuantLinear(nn.Module):
 
     def _torch_dynamic(self, x: Tensor) -> Tensor:
         """PyTorch's dynamic int8 linear (fbgemm, oneDNN): one scale for all of x."""
-        if not hasattr(self, "_packed"):
+        if self._packed is None:
             scale = self.scale[:, 0].double().expand(self.out_features)
             zeros = torch.zeros(self.out_features, dtype=torch.int64)
             codes = (unpack(self.codes, 8).to(torch.int16) - 128).to(torch.int8)
@@ -172,14 +173,13 @@ class QuantLinear(nn.Module):
                     "ignore"
                 )  # the constructor is deprecated; the packed operator has no other
                 weight = torch._make_per_channel_quantized_tensor(codes, scale, zeros, 0)
-            self._packed: Any = torch.ops.quantized.linear_prepack(weight, self.bias)
+            self._packed = torch.ops.quantized.linear_prepack(weight, self.bias)
         y: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed)
         return y
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
         """Moves between devices; codes and scales keep their dtypes whatever the model is cast to."""
-        self._native = None
-        self.__dict__.pop("_packed", None)
+        self._native = self._packed = None
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -187,6 +187,10 @@ class QuantLinear(nn.Module):
 
         super()._apply(move, recurse)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles lay their own codes out; pointers are of no use to them."""
+        return self.__dict__ | {"_native": None, "_packed": None}
 
     def extra_repr(self) -> str:
         """For print(model)."""
