@@ -95,6 +95,9 @@ def main(
 @app.command()
 def doctor(
     device: Annotated[str, typer.Option(help="Device to look at: auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Measure the ways to multiply by quantized weights, and stop.")
+    ] = False,
 ) -> None:
     """Say what this machine has, what is missing, and what will be slow and why.
 
@@ -102,6 +105,9 @@ def doctor(
     """
     from labcore import doctor as doctors
 
+    if kernels:
+        Console().print(doctors.paths_report(device))
+        return
     findings = doctors.examine(device)
     Console().print(doctors.report(findings))
     if any(finding.level == "problem" for finding in findings):
@@ -125,6 +131,9 @@ def generate(
     ] = "contiguous",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
+    quantize: Annotated[
+        str | None, typer.Option(help="Quantize the weights first: int8, int4, gptq-int4:group=64, nf4…")
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print TTFT, TPOT and throughput.")] = False,
 ) -> None:
     """Continue a prompt and stream the text as it is generated."""
@@ -134,6 +143,13 @@ def generate(
     loaded = labcore.load(model, device=device, dtype=dtype, seed=seed)
     if loaded.random_weights:
         typer.echo(f"{loaded.name} has random weights: its speed is real, its text means nothing.", err=True)
+    if quantize:
+        report = labcore.quantize(loaded, quantize)
+        typer.echo(
+            f"{report.recipe}: {report.bytes_before / 1e6:.1f} MB became {report.bytes_after / 1e6:.1f} MB, "
+            f"{report.bits_per_weight:.2f} bits a weight.",
+            err=True,
+        )
     output = Output(prompt_tokens=[])
     steps = labcore.stream(
         loaded,

@@ -24,6 +24,7 @@ from labcore import catalog
 from labcore.errors import LabError
 from labcore.kernels import native
 from labcore.perf.machine import describe, resolve_device
+from labcore.quant import choice
 
 Level = Literal["ok", "slow", "problem"]
 _COLOURS: dict[Level, str] = {"ok": "green", "slow": "yellow", "problem": "red"}
@@ -231,6 +232,30 @@ def _native(device: torch.device) -> Iterator[Finding]:
         state = native.status()
         level: Level = "ok" if native.available() else "slow"
         yield Finding("kernels", state, level, "" if level == "ok" else "decode steps on the CPU take longer")
+
+
+def paths_report(device: str = "auto") -> Table:
+    """Every way to multiply by quantized weights here, measured now; the quickest of each row is marked."""
+    found = resolve_device(device)
+    timings = choice.prepare(found, fresh=True)
+    names = list(dict.fromkeys(timing.path for timing in timings))
+    table = Table(
+        title=f"A {choice.SIDE} × {choice.SIDE} matrix on {describe(found).name}, microseconds a product",
+        caption="native: labcore's C kernels. torch: PyTorch's dynamic int8 linear (one scale for all\n"
+        "activations). reference: weights read back, full-precision product. * the quickest.",
+        caption_justify="left",
+    )
+    for name in ("weights", "tokens", *names):
+        table.add_column(name, justify="right")
+    for bits, tokens in dict.fromkeys((timing.bits, timing.tokens) for timing in timings):
+        times = {t.path: t.seconds for t in timings if (t.bits, t.tokens) == (bits, tokens)}
+        best = min(times, key=lambda name: times[name])
+        cells = [
+            f"{times[name] * 1e6:,.0f}{' *' if name == best else ''}" if name in times else "–"
+            for name in names
+        ]
+        table.add_row(f"int{bits}", str(tokens), *cells)
+    return table
 
 
 def _models() -> Iterator[Finding]:

@@ -180,3 +180,12 @@ def test_plan_lists_all_devices() -> None:
     result = runner.invoke(app, ["plan", "deepseek-v3", "--context", "32768"])
     assert result.exit_code == 0, result.output
     assert "NVIDIA A10" in result.output
+
+
+def test_generate_quantizes_first_and_says_what_it_saved() -> None:
+    done = runner.invoke(app, ["generate", "Tom has a", "--quantize", "int8", "--max-new-tokens", "3"])
+    assert done.exit_code == 0
+    assert "int8:granularity=channel: 13.3 MB became 3.3 MB, 8.06 bits a weight" in done.stderr
+    wrong = runner.invoke(app, ["generate", "Tom", "--quantize", "int4:group=100"])
+    assert wrong.exit_code == 2
+    assert "Groups of 100 do not divide" in wrong.stderr

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from labcore import doctor
+from labcore.cli import app
 from labcore.errors import CatalogError
 
 
@@ -90,3 +92,10 @@ def test_another_kernel_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     finding = _only(doctor._kernel())
     assert finding.level == "problem"
     assert "/elsewhere/python" in finding.value
+
+
+def test_kernels_are_measured_and_shown() -> None:
+    done = CliRunner().invoke(app, ["doctor", "--kernels", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    for word in ("int8", "int4", "reference", "512", "*"):
+        assert word in done.output

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labcore.bench.cli_predict import parallel, predict
+from labcore.bench.cli_quant import quant
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine beside its peers and the machine's limits.")
 
@@ -21,6 +22,7 @@ def main() -> None:
 
 app.command()(predict)
 app.command()(parallel)
+app.command()(quant)
 
 
 @app.command()

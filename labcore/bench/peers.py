@@ -51,7 +51,7 @@ def ours(model: Model, prompt: list[int], new_tokens: int) -> Contestant:
 
 def transformers(model: Model, prompt: list[int], new_tokens: int) -> Contestant:
     """transformers' generate on the same checkpoint, greedy, same length, its default cache and attention."""
-    peer = _as_transformers(model)
+    peer = as_transformers(model)
     ids = torch.tensor([prompt], device=model.device)
     settings = {
         "max_new_tokens": new_tokens,
@@ -86,7 +86,7 @@ def peer(name: str, model: Model, prompt: list[int], new_tokens: int) -> Contest
     return PEERS[name](model, prompt, new_tokens)
 
 
-def _as_transformers(model: Model) -> Any:
+def as_transformers(model: Model) -> Any:
     """The same weights in transformers, by way of a checkpoint on disk."""
     import transformers as library
 

@@ -75,8 +75,8 @@ class GgufFile:
                 "it again."
             ) from None
         self.tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        self.config = _config(self)
         self._refuse_unreadable()
+        self.config = _config(self)
 
     @property
     def recipe(self) -> str:

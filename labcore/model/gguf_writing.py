@@ -35,6 +35,11 @@ def write_gguf(model: Model, path: Path | str, kind: str = "q8_0") -> Path:
         raise CheckpointError(
             f"GGUF files of {config.model_type!r} models are not written; {', '.join(FAMILIES)} are."
         )
+    if config.o_proj_bias or config.mlp_bias:
+        raise CheckpointError(
+            f"{model.name!r} has biases on its output or feed-forward layers; GGUF's {family} has no "
+            "place for them."
+        )
     widths = (config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim)
     if kind.startswith("q") and any(width % 32 for width in widths):
         raise CheckpointError(

@@ -32,3 +32,8 @@ def fail_while_others_wait(rank: int, how: str) -> None:
 def sleep(rank: int, seconds: float) -> None:
     """Keep busy."""
     time.sleep(seconds)
+
+
+def number(rank: int) -> int:
+    """Which one this is."""
+    return rank

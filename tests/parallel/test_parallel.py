@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,3 +201,30 @@ def test_without_torchrun_it_says_so() -> None:
     )
     assert done.returncode == 1
     assert "torchrun --nproc-per-node" in done.stderr
+
+
+def test_workers_outlive_the_thread_that_started_them() -> None:
+    made: list[Workers] = []
+    starter = threading.Thread(target=lambda: made.append(Workers(2, threads=1).__enter__()))
+    starter.start()
+    starter.join()
+    time.sleep(0.3)
+    try:
+        assert len(made[0].run(ranks.number)) == 2
+    finally:
+        made[0].close()
+
+
+def test_an_interrupt_meant_for_the_parent_leaves_idle_workers_alone() -> None:
+    with Workers(2, threads=1) as workers:
+        for pid in workers.pids:
+            os.kill(pid, signal.SIGINT)
+        time.sleep(0.3)
+        assert len(workers.run(ranks.number)) == 2
+
+
+def test_what_cannot_be_sent_is_told() -> None:
+    with Workers(2, threads=1) as workers, pytest.raises(ParallelError, match="cannot be sent to 2 ranks"):
+        workers.run(lambda rank: rank)
+    workers.close()  # a second time
+    Workers(2).close()  # never begun

@@ -1,0 +1,251 @@
+"""`labcore bench quant`: what quantized weights do to prefill and decode, beside full precision and peers.
+
+One call of a contestant times a prompt's prefill and a short decode; calls are interleaved, so that whatever
+disturbs the machine disturbs all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import labcore
+from labcore import cache as caches
+from labcore.bench import llama_cpp
+from labcore.bench.interleave import Samples, interleave
+from labcore.bench.peers import as_transformers
+from labcore.errors import LabError
+from labcore.model import Model
+from labcore.perf import roofs
+from labcore.perf.timing import synchronize
+
+PEERS = ("transformers", "llama.cpp")
+SHORT = 32  # tokens in the cache when decoding begins
+
+
+class Times(NamedTuple):
+    """One call: seconds of the prefill, and per step of decode at each batch."""
+
+    prefill_s: float
+    decode_s: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant at one batch. Medians; ceiling: tokens/s that its bytes allow at the read bandwidth."""
+
+    engine: str
+    batch: int
+    weight_bytes: int
+    decode_tokens_per_s: float
+    decode_spread_s: float
+    prefill_tokens_per_s: float | None
+    ceiling_tokens_per_s: float
+    ceiling_share: float
+    times_full_precision: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio that is hoped for, and what was measured."""
+
+    what: str
+    wanted: float
+    measured: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it was reached."""
+        return self.measured >= self.wanted
+
+
+Contestant = Callable[[], Times]
+
+
+def bench_quant(
+    source: str,
+    recipes: Sequence[str],
+    against: Sequence[str] = (),
+    *,
+    prompt_tokens: int = 512,
+    new_tokens: int = 48,
+    batches: Sequence[int] = (1, 8),
+    repeats: int = 7,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Plain data of one interleaved run. Raises LabError for peers or recipes that cannot run."""
+    if unknown := [name for name in against if name not in PEERS]:
+        raise LabError(f"There is no peer {unknown[0]!r} here; choose from {', '.join(PEERS)}.")
+    plain = labcore.load(source, device=device, dtype=dtype)
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(plain.config.vocab_size, (prompt_tokens,), generator=generator).tolist()
+    full = f"labcore {str(plain.dtype).removeprefix('torch.')}"
+    with ExitStack() as stack:
+        contestants: dict[str, Contestant] = {full: ours(plain, prompt, new_tokens, batches)}
+        sizes = {full: plain.weight_bytes}
+        for recipe in recipes:
+            progress(f"quantizing: {recipe}")
+            model = labcore.load(source, device=device, dtype=dtype)
+            report = labcore.quantize(model, recipe, progress=False)
+            contestants[f"labcore {report.recipe}"] = ours(model, prompt, new_tokens, batches)
+            sizes[f"labcore {report.recipe}"] = model.weight_bytes
+        for name, (contestant, size) in _peers(plain, against, prompt, new_tokens, stack).items():
+            contestants[name], sizes[name] = contestant, size
+        progress("measuring the roofs")
+        bandwidth = roofs(plain.device).read_bandwidth
+        samples = interleave(contestants, repeats=repeats, progress=progress)
+    rows = _rows(samples, sizes, full, prompt_tokens, bandwidth)
+    return {
+        "model": plain.name,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
+        "repeats": repeats,
+        "read_bandwidth": bandwidth,
+        "rows": [row.to_dict() for row in rows],
+        "targets": [asdict(target) | {"met": target.met} for target in targets(rows, full)],
+        "samples": {name: [one._asdict() for one in found.results] for name, found in samples.items()},
+    }
+
+
+def ours(model: Model, prompt: list[int], new_tokens: int, batches: Sequence[int]) -> Contestant:
+    """labcore: greedy, a contiguous cache."""
+
+    @torch.inference_mode()
+    def run() -> Times:
+        ids = torch.tensor([prompt], device=model.device)
+        return Times(
+            _prefill(model, ids), {batch: _decode(model, ids, batch, new_tokens) for batch in batches}
+        )
+
+    return run
+
+
+def _prefill(model: Model, ids: Tensor) -> float:
+    cache = caches.create(
+        "contiguous", model.config, capacity=ids.shape[1], device=model.device, dtype=model.dtype
+    )
+    synchronize(model.device)
+    start = time.perf_counter()
+    int(model.transformer(ids, cache, logits_to_keep=1)[:, -1].argmax())
+    return time.perf_counter() - start
+
+
+def _decode(model: Model, ids: Tensor, batch: int, new_tokens: int) -> float:
+    room = SHORT + new_tokens
+    cache = caches.create(
+        "contiguous", model.config, batch_size=batch, capacity=room, device=model.device, dtype=model.dtype
+    )
+    tokens = ids[:, :SHORT].expand(batch, -1)
+    token = model.transformer(tokens, cache, logits_to_keep=1)[:, -1:].argmax(-1)
+    synchronize(model.device)
+    start = time.perf_counter()
+    for _ in range(new_tokens):
+        token = model.transformer(token, cache, logits_to_keep=1)[:, -1:].argmax(-1)
+    synchronize(model.device)
+    return (time.perf_counter() - start) / new_tokens
+
+
+def _peers(
+    model: Model, against: Sequence[str], prompt: list[int], new_tokens: int, stack: ExitStack
+) -> dict[str, tuple[Contestant, int]]:
+    found: dict[str, tuple[Contestant, int]] = {}
+    if "transformers" in against:
+        found[f"transformers {str(model.dtype).removeprefix('torch.')}"] = (
+            _transformers(model, prompt, new_tokens),
+            model.weight_bytes,
+        )
+    if "llama.cpp" in against:
+        if model.device.type != "cpu":
+            raise LabError("llama.cpp is measured on a CPU only; leave it out, or add --device cpu.")
+        for kind, peer in stack.enter_context(llama_cpp.opened(model, len(prompt) + new_tokens + 8)).items():
+            found[f"llama.cpp {kind.upper()}"] = (_of_llama_cpp(peer, prompt, new_tokens), peer.file_bytes)
+    return found
+
+
+def _of_llama_cpp(peer: llama_cpp.LlamaCpp, prompt: list[int], new_tokens: int) -> Contestant:
+    return lambda: Times(peer.prefill(prompt), {1: peer.decode(prompt[:SHORT], new_tokens)})
+
+
+def _transformers(model: Model, prompt: list[int], new_tokens: int) -> Contestant:
+    peer = as_transformers(model)
+    ids = torch.tensor([prompt], device=model.device)
+
+    @torch.inference_mode()
+    def run() -> Times:
+        start = time.perf_counter()
+        int(peer(ids, use_cache=True, logits_to_keep=1).logits[0, -1].argmax())
+        prefill = time.perf_counter() - start
+        out = peer(ids[:, :SHORT], use_cache=True, logits_to_keep=1)
+        token = out.logits[:, -1:].argmax(-1)
+        synchronize(model.device)
+        start = time.perf_counter()
+        for _ in range(new_tokens):
+            out = peer(token, past_key_values=out.past_key_values, use_cache=True)
+            token = out.logits[:, -1:].argmax(-1)
+        synchronize(model.device)
+        return Times(prefill, {1: (time.perf_counter() - start) / new_tokens})
+
+    return run
+
+
+def _rows(
+    samples: dict[str, Samples[Times]], sizes: dict[str, int], full: str, prompt_tokens: int, bandwidth: float
+) -> list[Row]:
+    rows = []
+    for name, found in samples.items():
+        for batch in found.results[0].decode_s:
+
+            def step(times: Times, batch: int = batch) -> float:
+                return times.decode_s[batch]
+
+            seconds, ceiling = found.median(step), batch * bandwidth / sizes[name]
+            rows.append(
+                Row(
+                    engine=name,
+                    batch=batch,
+                    weight_bytes=sizes[name],
+                    decode_tokens_per_s=batch / seconds,
+                    decode_spread_s=found.spread(step),
+                    prefill_tokens_per_s=prompt_tokens / found.median(lambda t: t.prefill_s)
+                    if batch == 1
+                    else None,
+                    ceiling_tokens_per_s=ceiling,
+                    ceiling_share=batch / seconds / ceiling,
+                    times_full_precision=samples[full].median(step) / seconds,
+                )
+            )
+    return rows
+
+
+def targets(rows: Sequence[Row], full: str) -> list[Target]:
+    """The ratios at batch 1 that the engine aims at, where the contestants are there."""
+    alone = {row.engine: row for row in rows if row.batch == 1}
+    int8 = next((row for name, row in alone.items() if name.startswith("labcore int8")), None)
+    int4 = next((row for name, row in alone.items() if name.startswith("labcore int4")), None)
+    found = []
+    if int8:
+        found.append(Target("int8 decode over ours in full precision", 2.5, int8.times_full_precision))
+    for ours_, peer, wanted in ((int8, "llama.cpp Q8_0", 1.2), (int4, "llama.cpp Q4_0", 1.0)):
+        if ours_ and peer in alone:
+            ratio = ours_.decode_tokens_per_s / alone[peer].decode_tokens_per_s
+            found.append(Target(f"{ours_.engine.split()[1]} decode over {peer}", wanted, ratio))
+    best = max(
+        (row.prefill_tokens_per_s or 0.0 for name, row in alone.items() if "llama" in name), default=0.0
+    )
+    if int8 and best:
+        found.append(
+            Target("int8 prefill over llama.cpp's best", 2.0, (int8.prefill_tokens_per_s or 0.0) / best)
+        )
+    return found
