@@ -8,7 +8,7 @@ static int omp_get_num_threads(void) { return 1; }
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-#define TOGETHER 64 /* tokens whose rounded vectors wait in the caches while the matrix passes by */
+#define TOGETHER 48 /* tokens whose rounded vectors wait in the caches while the matrix passes by */
 
 /* x (tokens, columns) -> out (tokens, rows). scratch: tokens rounded vectors, then columns floats a thread. */
 void labcore_quantized_linear(const qmatrix_t *matrix, const float *x, float *out, void *scratch, int tokens,

@@ -162,12 +162,15 @@ static inline __attribute__((always_inline)) void qtile(const qmatrix_t *m, int 
             }
         }
     }
-    int rows = m->rows - block * BLOCK < BLOCK ? m->rows - block * BLOCK : BLOCK;
-    for (int t = 0; t < tokens; t++)
-        for (int r = 0; r < rows; r++) {
-            int row = block * BLOCK + r;
-            out[t * stride + row] = totals[t][r] * m->row_scale[row] + (m->bias ? m->bias[row] : 0.0f);
-        }
+    int first = block * BLOCK, rows = m->rows - first < BLOCK ? m->rows - first : BLOCK;
+    reals_t row_scale, bias = {0};
+    memcpy(&row_scale, m->row_scale + first, sizeof row_scale);
+    if (m->bias) memcpy(&bias, m->bias + first, rows * sizeof(float));
+    EACH_TOKEN {
+        reals_t found = totals[t] * row_scale + bias;
+        if (rows == BLOCK) memcpy(out + t * stride + first, &found, sizeof found);
+        else memcpy(out + t * stride + first, &found, rows * sizeof(float));
+    }
 }
 
 /* Rows of blocks begin to end with all tokens; x: the tokens' rounded vectors. Many tokens share one reading. */
