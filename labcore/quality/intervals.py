@@ -45,6 +45,15 @@ def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> Estimate:
     return Estimate(float((total.sum() / count.sum()).exp()), low, high, int(count.sum()))
 
 
+def mean(sums: Sequence[float], counts: Sequence[int]) -> Estimate:
+    """Sum of sums / sum of counts, with texts drawn anew: what belongs to one text is not independent."""
+    total, count = torch.tensor(sums, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64)
+    picks = _draws(len(sums))
+    means = total[picks].sum(1) / count[picks].sum(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(float(total.sum() / count.sum()), low, high, int(count.sum()))
+
+
 def paired_share(one: Sequence[bool], other: Sequence[bool]) -> Estimate:
     """How much larger the share of `one` is than that of `other`, over the same questions, drawn anew."""
     gaps = torch.tensor(one, dtype=torch.float64) - torch.tensor(other, dtype=torch.float64)

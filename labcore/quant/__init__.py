@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from labcore.quant.formats import Format, QuantizedTensor, fake, quantize_tensor
 from labcore.quant.linear import QuantEmbedding, QuantLinear, Stacked
+from labcore.quant.planted import plant_outliers
 from labcore.quant.quantizing import LayerReport, Report, quantize
 from labcore.quant.recipe import Recipe
 
@@ -17,6 +18,7 @@ __all__ = [
     "Report",
     "Stacked",
     "fake",
+    "plant_outliers",
     "quantize",
     "quantize_tensor",
 ]

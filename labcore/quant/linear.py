@@ -6,8 +6,10 @@ is tested against, and what runs with `fast = False`.
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -114,6 +116,8 @@ class QuantLinear(nn.Module):
                 found["native"] = matrix
             if self.activations == "tensor" and self._packs():
                 found["torch"] = self._torch_dynamic
+        if self.fast and x.device.type == "cuda" and self._takes_triton():
+            found["triton"] = self._triton
         return found | {"reference": self.reference}
 
     def reference(self, x: Tensor) -> Tensor:
@@ -155,6 +159,32 @@ class QuantLinear(nn.Module):
             offset=offset, bias=None if self.bias is None else self.bias.float(), smooth=self.smooth,
             order=self.order, x_group=self.in_features if self.activations else None,
         )  # fmt: skip
+
+    # Triton, on a GPU
+
+    def _takes_triton(self) -> bool:
+        plain = self.activations is None and self.outliers is None and self.format.is_integer
+        if not plain or not _has_triton():
+            return False
+        from labcore.kernels.triton import weight_only
+
+        return weight_only.takes(self.format.bits, self.in_features, self.in_features // self.scale.shape[1])
+
+    def _triton(self, x: Tensor) -> Tensor:
+        """Codes become numbers in registers; the vector keeps its own precision."""
+        from labcore.kernels.triton import weight_only
+
+        h = x if self.order is None else x[..., self.order]
+        h = h if self.smooth is None else h * self.smooth.to(h.dtype)
+        symmetric = self.zero is None and self.offset is None
+        parts = {"scale": self.scale, "zero": self.zero, "offset": self.offset}
+        grids: dict[str, Any] = {
+            name: None if part is None else part.expand(self.out_features, -1).contiguous()
+            for name, part in parts.items()
+        }
+        centre = 2 ** (self.format.bits - 1) if symmetric else 0
+        y = weight_only.linear(h, self.codes, self.format.bits, **grids, centre=centre)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     # PyTorch's own
 
@@ -223,6 +253,11 @@ class QuantEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(...) int64 -> (..., hidden)."""
         return self._head[0].quantized.rows(tokens, self.dtype)
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def rounded(x: Tensor, activations: Activations, scale: Tensor | None = None) -> Tensor:

@@ -1,0 +1,82 @@
+"""Triton's products with 8- and 4-bit weights against the definition."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from labcore.quant.formats import Format, quantize_tensor
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+CASES = [
+    (40, 96, Format("int8")),
+    (33, 576, Format("int8", "group", 64)),
+    (70, 192, Format("int4", "group", 32)),
+    (16, 128, Format("int4", "group", 64, symmetric=False)),
+    (8, 64, Format("int8", "tensor")),
+]
+
+
+def check(device: str, dtype: torch.dtype, limit: float) -> None:
+    """Raises AssertionError where kernel and definition differ by more than `limit` of the largest output."""
+    from labcore.kernels.triton.weight_only import linear, takes
+
+    for rows, columns, fmt in CASES:
+        held = quantize_tensor(torch.randn(rows, columns), fmt).to(torch.device(device))
+        assert takes(fmt.bits, columns, columns // held.scale.shape[1])
+        scale = held.scale.expand(rows, -1).contiguous()
+        for tokens in (1, 3, 8, 9, 33):
+            x = torch.randn(tokens, columns, device=device).to(dtype)
+            centre = 0 if held.zero is not None else 2 ** (fmt.bits - 1)
+            found = linear(x, held.codes, fmt.bits, scale, centre=centre, zero=held.zero)
+            wanted = x.float() @ held.dequantize().T
+            assert (found.float() - wanted).abs().max() <= limit * wanted.abs().max(), (fmt, tokens)
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernels run on the GPU itself")
+def test_in_the_interpreter() -> None:
+    code = (
+        "import torch; from tests.kernels import test_weight_only as t\n"
+        "t.check('cpu', torch.float32, 1e-5); t.check('cpu', torch.float16, 5e-3); print('ok')"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "ok", done.stderr[-3000:]
+
+
+@needs_triton
+def test_tiles_lie_within_a_group_and_a_half_of_a_byte() -> None:
+    from labcore.kernels.triton.weight_only import takes, tile_columns
+
+    assert tile_columns(576, 576, 8) == 64
+    assert tile_columns(576, 32, 4) == 32
+    assert tile_columns(4096, 4096, 8) == 256
+    assert tile_columns(14336, 128, 4) == 128
+    assert not takes(4, 48, 48)
+    assert not takes(3, 64, 64)
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_on_a_gpu() -> None:
+    check("cuda", torch.float32, 2e-3)  # tiles go through TF32
+    check("cuda", torch.bfloat16, 3e-2)
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_a_quantized_layer_takes_it_on_a_gpu() -> None:
+    from labcore.quant.linear import QuantLinear
+
+    layer = QuantLinear(quantize_tensor(torch.randn(64, 128), Format("int4", "group", 32))).to("cuda")
+    x = torch.randn(2, 128, device="cuda", dtype=torch.bfloat16)
+    assert "triton" in layer.paths(x)
+    torch.testing.assert_close(layer.paths(x)["triton"](x), layer.reference(x), atol=0.5, rtol=3e-2)
