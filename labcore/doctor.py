@@ -32,6 +32,16 @@ _COLOURS: dict[Level, str] = {"ok": "green", "slow": "yellow", "problem": "red"}
 ENGINE_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 LAB_PACKAGES = ("jupyterlab", "ipykernel", "ipywidgets", "plotly", "papermill", "nbconvert", "tqdm")
 
+# Ways to multiply by quantized weights, as `doctor --kernels` explains them.
+_PATHS = {
+    "native": "native: labcore's C kernels.",
+    "torch": "torch: PyTorch's dynamic int8 linear (one scale for all activations).",
+    "int8": "int8: both sides in int8 through torch._int_mm.",
+    "fp8": "fp8: both sides in fp8 through torch._scaled_mm.",
+    "triton": "triton: labcore's kernels on weights alone.",
+    "reference": "reference: weights read back, full-precision product.",
+}
+
 # The two embedded models in memory, a kernel with torch, and JupyterLab.
 NEEDED_MEMORY = 2 * 2**30
 # Room for executed lessons and results; models of the Hub bring their own size.
@@ -239,22 +249,22 @@ def paths_report(device: str = "auto") -> Table:
     found = resolve_device(device)
     timings = choice.prepare(found, fresh=True)
     names = list(dict.fromkeys(timing.path for timing in timings))
+    side, said = choice.side(found), [_PATHS[name] for name in names if name in _PATHS]
     table = Table(
-        title=f"A {choice.SIDE} × {choice.SIDE} matrix on {describe(found).name}, microseconds a product",
-        caption="native: labcore's C kernels. torch: PyTorch's dynamic int8 linear (one scale for all\n"
-        "activations). reference: weights read back, full-precision product. * the quickest.",
+        title=f"A {side} × {side} matrix on {describe(found).name}, microseconds a product",
+        caption="\n".join([*said, "a x b: activations are rounded to b first. * the quickest."]),
         caption_justify="left",
     )
     for name in ("weights", "tokens", *names):
         table.add_column(name, justify="right")
-    for bits, tokens in dict.fromkeys((timing.bits, timing.tokens) for timing in timings):
-        times = {t.path: t.seconds for t in timings if (t.bits, t.tokens) == (bits, tokens)}
+    for kind, tokens in dict.fromkeys((timing.kind, timing.tokens) for timing in timings):
+        times = {t.path: t.seconds for t in timings if (t.kind, t.tokens) == (kind, tokens)}
         best = min(times, key=lambda name: times[name])
         cells = [
             f"{times[name] * 1e6:,.0f}{' *' if name == best else ''}" if name in times else "–"
             for name in names
         ]
-        table.add_row(f"int{bits}", str(tokens), *cells)
+        table.add_row(kind, str(tokens), *cells)
     return table
 
 

@@ -97,5 +97,5 @@ def test_another_kernel_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_kernels_are_measured_and_shown() -> None:
     done = CliRunner().invoke(app, ["doctor", "--kernels", "--device", "cpu"])
     assert done.exit_code == 0, done.output
-    for word in ("int8", "int4", "reference", "512", "*"):
+    for word in ("int8 x int8", "int4", "reference", "torch", "512", "*"):
         assert word in done.output

@@ -40,7 +40,9 @@ def round_trip(
     return (values * scale).to(x.dtype)
 
 
-def _stretched(x: Tensor, dtype: torch.dtype, each_token: bool, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+def _stretched(
+    x: Tensor, dtype: torch.dtype, each_token: bool, scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """(x / scale in fp32 within the codes' range, on integers for int8; scale)."""
     wide, top = x.float(), TOP[dtype]
     if scale is None:
@@ -75,12 +77,12 @@ def int8_linear(
 
 def takes_fp8(device: torch.device, rows: int, columns: int, dtype: torch.dtype) -> bool:
     """Whether a (rows, columns) e4m3 matrix and x of this dtype can be multiplied by `fp8_linear`."""
-    # fp8 tensor cores keep fewer bits of their sums than fp32 does: right for 16 bits, not for 32.
     if device.type == "cpu":
-        return True  # emulated, in fp32
-    # Ada (8.9) and Hopper (9.0) brought fp8; cuBLASLt reads it in steps of 16 numbers. AMD's fp8 is another.
-    fits = rows % 16 == 0 and columns % 16 == 0
-    return _nvidia(device) >= (8, 9) and fits and dtype in (torch.bfloat16, torch.float16)
+        return True  # of any shape: emulated, in fp32
+    # Ada (8.9) and Hopper (9.0) brought fp8; AMD's is another. cuBLASLt reads it in steps of 16 numbers.
+    fits = _nvidia(device) >= (8, 9) and rows % 16 == 0 and columns % 16 == 0
+    # The tensor cores keep fewer bits of fp8 sums than fp32 has: enough for results in 16 bits only.
+    return fits and dtype in (torch.bfloat16, torch.float16)
 
 
 def fp8_linear(
@@ -89,10 +91,10 @@ def fp8_linear(
     """(tokens, rows) in `dtype`: (x_scale x) (w_scale w) of fp8 e4m3 codes. Shapes as in `int8_linear`."""
     w = w_codes.t()  # column-major, which is the only layout of the second operand on Hopper
     if _scales_by_row(x_codes.device, dtype):
-        rows = w_scale.float().expand(w_codes.shape[0], 1).reshape(1, -1)
-        tokens = x_scale.float().expand(x_codes.shape[0], 1).contiguous()
-        return torch._scaled_mm(x_codes, w, scale_a=tokens, scale_b=rows, out_dtype=dtype)
-    one = torch.ones((), device=x_codes.device)
+        by_token = x_scale.float().expand(x_codes.shape[0], 1).contiguous()
+        by_row = w_scale.float().t().expand(1, w_codes.shape[0]).contiguous()
+        return torch._scaled_mm(x_codes, w, scale_a=by_token, scale_b=by_row, out_dtype=dtype)
+    one = torch.ones((), dtype=torch.float32, device=x_codes.device)
     sums = torch._scaled_mm(x_codes, w, scale_a=one, scale_b=one, out_dtype=torch.float32)
     return _scaled(sums, x_scale, w_scale, dtype)
 
@@ -106,8 +108,8 @@ def _scales_by_row(device: torch.device, dtype: torch.dtype) -> bool:
 def reference_linear(
     x_codes: Tensor, x_scale: Tensor, w_codes: Tensor, w_scale: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """What `int8_linear` and `fp8_linear` compute, as it is defined: numbers read back, multiplied in fp32."""
-    return (x_codes.float() * x_scale @ (w_codes.float() * w_scale.float()).t()).to(dtype)
+    """What `int8_linear` and `fp8_linear` compute, by definition: codes read back, multiplied in fp32."""
+    return ((x_codes.float() * x_scale) @ (w_codes.float() * w_scale.float()).t()).to(dtype)
 
 
 def _scaled(sums: Tensor, x_scale: Tensor, w_scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which way of multiplying is quickest here, measured once and kept: by bits and by number of tokens.
+"""Which way of multiplying is quickest here, measured once and kept: by kind of numbers and number of tokens.
 
 A layer offers the paths that give its result; among those the table picks. Without a table the order in which
 a layer names them decides.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,16 +21,22 @@ from labcore.kernels import native
 from labcore.perf.machine import cache_folder, describe
 from labcore.perf.timing import synchronize
 
+if TYPE_CHECKING:
+    from labcore.quant.linear import QuantLinear
+
 TOKENS = (1, 8, 64, 512)
-SIDE = 1024  # of the square matrix that is timed
+SIDES = {"cpu": 1024, "cuda": 4096}  # of the square matrix that is timed: more work than starting a kernel is
 REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of one product of a 1024 x 1024 matrix."""
+    """Median seconds of one product of a square matrix.
 
-    bits: int
+    kind: what is multiplied, as `QuantLinear.kind` says: weights, or weights x rounded activations.
+    """
+
+    kind: str
     tokens: int
     path: str
     seconds: float
@@ -37,11 +45,16 @@ class Timing:
 _tables: dict[str, list[Timing]] = {}
 
 
-def pick(bits: int, tokens: int, device: torch.device, paths: list[str]) -> str:
+def side(device: torch.device) -> int:
+    """Rows and columns of the matrix that is timed on such a device."""
+    return SIDES.get(device.type, SIDES["cpu"])
+
+
+def pick(kind: str, tokens: int, device: torch.device, paths: list[str]) -> str:
     """The quickest of these paths for so many tokens; the first where nothing was measured."""
     if len(paths) == 1:
         return paths[0]
-    return _best(bits, _nearest(tokens), device.type, tuple(paths))
+    return _best(kind, _nearest(tokens), device.type, tuple(paths))
 
 
 def _nearest(tokens: int) -> int:
@@ -50,9 +63,9 @@ def _nearest(tokens: int) -> int:
 
 
 @cache
-def _best(bits: int, tokens: int, device: str, paths: tuple[str, ...]) -> str:
+def _best(kind: str, tokens: int, device: str, paths: tuple[str, ...]) -> str:
     timed = {
-        row.path: row.seconds for row in _tables.get(device, []) if (row.bits, row.tokens) == (bits, tokens)
+        row.path: row.seconds for row in _tables.get(device, []) if (row.kind, row.tokens) == (kind, tokens)
     }
     known = [path for path in paths if path in timed]
     return min(known, key=lambda path: timed[path]) if known else paths[0]
@@ -74,32 +87,52 @@ def prepare(device: torch.device, *, fresh: bool = False) -> list[Timing]:
 
 @torch.inference_mode()
 def measure(device: torch.device) -> list[Timing]:
-    """Every path of an int8 and an int4 layer at every number of tokens."""
+    """Every path of each kind of layer that has one here, at every number of tokens."""
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        dtype = torch.bfloat16
+    rows: dict[tuple[str, int, str], Timing] = {}
+    for layer in _layers(device):
+        for tokens in TOKENS:
+            x = torch.randn(tokens, layer.in_features, device=device, dtype=dtype)
+            for name, path in layer.paths(x).items():
+                if (layer.kind, tokens, name) not in rows:
+                    seconds = _seconds(path, x)
+                    rows[layer.kind, tokens, name] = Timing(layer.kind, tokens, name, seconds)
+    return list(rows.values())
+
+
+def _layers(device: torch.device) -> list[QuantLinear]:
+    """A layer of each kind; several where the paths of one kind ask for different settings."""
     from labcore.quant.formats import Format, quantize_tensor
     from labcore.quant.linear import QuantLinear
 
-    weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
+    width = side(device)
+    weight = torch.randn(width, width, generator=torch.Generator().manual_seed(0)).to(device)
+    wholes, groups = quantize_tensor(weight, Format()), quantize_tensor(weight, Format("int4", "group", 32))
     layers = [
-        QuantLinear(quantize_tensor(weight, Format("int8", "channel"))),
-        QuantLinear(quantize_tensor(weight, Format("int8", "channel")), activations="tensor"),
-        QuantLinear(quantize_tensor(weight, Format("int4", "group", 32))),
+        QuantLinear(wholes),
+        QuantLinear(wholes, activations="token"),
+        QuantLinear(wholes, activations="tensor"),
+        QuantLinear(groups),
     ]
-    rows: dict[tuple[int, int, str], Timing] = {}
-    for layer in layers:
-        for tokens in TOKENS:
-            x = torch.randn(tokens, SIDE, device=device)
-            for name, path in layer.paths(x).items():
-                synchronize(device)
-                path(x)
-                samples = []
-                for _ in range(REPEATS):
-                    start = time.perf_counter()
-                    path(x)
-                    synchronize(device)
-                    samples.append(time.perf_counter() - start)
-                found = Timing(layer.format.bits, tokens, name, statistics.median(samples))
-                rows.setdefault((found.bits, found.tokens, found.path), found)
-    return list(rows.values())
+    if device.type == "cuda":  # elsewhere fp8 has the definition alone, and there is nothing to choose
+        fp8 = quantize_tensor(weight, Format("fp8_e4m3"))
+        layers += [QuantLinear(fp8), QuantLinear(fp8, activations="token")]
+    return layers
+
+
+def _seconds(path: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:
+    """The median, after a call that lays out and compiles what is needed."""
+    path(x)
+    synchronize(x.device)
+    samples = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        path(x)
+        synchronize(x.device)
+        samples.append(time.perf_counter() - start)
+    return statistics.median(samples)
 
 
 def _path(device: torch.device) -> Path:

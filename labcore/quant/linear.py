@@ -6,10 +6,7 @@ is tested against, and what runs with `fast = False`.
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -17,11 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labcore.errors import ConfigError
-from labcore.kernels import native
-from labcore.kernels.native import quantized as native_quantized
-from labcore.kernels.packing import unpack
-from labcore.quant import choice
-from labcore.quant.formats import Format, QuantizedTensor
+from labcore.kernels import native, scaled
+from labcore.quant import choice, fast_paths
+from labcore.quant.formats import FP8, Format, QuantizedTensor
 
 Activations = Literal["token", "tensor", "static"]
 FIELDS = ("codes", "scale", "zero", "offset", "bias", "smooth", "order", "activation_scale", "outliers",
@@ -32,9 +27,11 @@ class QuantLinear(nn.Module):
     """y = W x + b with W in codes.
 
     activations: how x is rounded to 8 bits first: per "token", per "tensor", "static" (activation_scale was
-    measured before); None: not at all, by definition (the native kernel does, finely: see there).
+    measured before), to int8 or, with fp8 weights, to fp8 e4m3; None: not at all, by definition (the native
+    kernel does, finely: see there).
     smooth (columns): x is multiplied by it. order (columns): x is permuted by it, as the codes' columns are.
     outliers (k,): columns that are multiplied in full precision with outlier_weight (rows, k).
+    codes: as QuantizedTensor has them; where a GPU multiplies them by integers, signed int8 instead.
     Raises ConfigError for static activations without a scale, outliers without weights.
     """
 
@@ -77,14 +74,25 @@ class QuantLinear(nn.Module):
         for name in FIELDS:
             tensor = given.get(name)
             self.register_buffer(name, None if tensor is None else tensor.detach().clone())
-        self._native: native.Matrix | None = None
-        self._packed: Any = None
+        self._kept: dict[str, Any] = {}
+        self._turn()
 
     @property
     def quantized(self) -> QuantizedTensor:
         """The weight alone."""
         shape = (self.out_features, self.in_features)
-        return QuantizedTensor(shape, self.format, self.codes, self.scale, self.zero, self.offset)
+        codes = fast_paths.stored(self.codes)
+        return QuantizedTensor(shape, self.format, codes, self.scale, self.zero, self.offset)
+
+    @property
+    def kind(self) -> str:
+        """What is multiplied by what, as the table of measured paths says: "int4", "int8 x int8"."""
+        return self.format.dtype + (f" x {scaled.NAMES[self.activation_dtype]}" if self.activations else "")
+
+    @property
+    def activation_dtype(self) -> torch.dtype:
+        """What activations are rounded to, where they are."""
+        return scaled.E4M3 if self.format.dtype in FP8 else torch.int8
 
     @property
     def nbytes(self) -> int:
@@ -104,123 +112,88 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., columns) -> (..., rows) in x's dtype."""
-        paths = self.paths(x)
-        name = choice.pick(self.format.bits, x.numel() // self.in_features, x.device, list(paths))
-        return paths[name](x)
+        found = self.paths(x)
+        name = choice.pick(self.kind, x.numel() // self.in_features, x.device, list(found))
+        return found[name](x)
 
     def paths(self, x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         """What can compute with x here, by name; the reference always can."""
-        found: dict[str, Callable[[Tensor], Tensor]] = {}
-        if self.fast and self.outliers is None and x.device.type == "cpu" and x.dtype == torch.float32:
-            if (matrix := self.native_matrix()) is not None:
-                found["native"] = matrix
-            if self.activations == "tensor" and self._packs():
-                found["torch"] = self._torch_dynamic
-        if self.fast and x.device.type == "cuda" and self._takes_triton():
-            found["triton"] = self._triton
-        return found | {"reference": self.reference}
+        return (fast_paths.available(self, x) if self.fast else {}) | {"reference": self.reference}
 
     def reference(self, x: Tensor) -> Tensor:
         """The definition, in x's dtype."""
+        h, apart = self.incoming(x)
+        return self.outgoing(F.linear(self.rounded(h), self.quantized.dequantize(h.dtype)), apart)
+
+    def incoming(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(x as the codes' columns want it, the outlier columns' product or None)."""
         h = x if self.order is None else x[..., self.order]
         h = h if self.smooth is None else h * self.smooth.to(h.dtype)
-        apart = None
-        if self.outliers is not None and self.outlier_weight is not None:
-            apart = F.linear(h[..., self.outliers], self.outlier_weight.to(h.dtype))
-            h = h.index_fill(-1, self.outliers, 0)
-        if self.activations:
-            h = rounded(h, self.activations, self.activation_scale)
-        y = F.linear(h, self.quantized.dequantize(h.dtype))
+        if self.outliers is None or self.outlier_weight is None:
+            return h, None
+        apart = F.linear(h[..., self.outliers], self.outlier_weight.to(h.dtype))
+        return h.index_fill(-1, self.outliers, 0), apart
+
+    def rounded(self, h: Tensor) -> Tensor:
+        """h after the rounding of activations that this layer asks for."""
+        if self.activations is None:
+            return h
+        return rounded(h, self.activations, self.activation_scale, self.activation_dtype)
+
+    def outgoing(self, y: Tensor, apart: Tensor | None) -> Tensor:
+        """The product with what is added to it: outlier columns and bias."""
         y = y if apart is None else y + apart
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    # The native kernel
+    # What paths lay out for themselves
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` made the first time; until the layer moves."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def native_matrix(self) -> native.Matrix | None:
         """Laid out for the C kernel, once; None where it does not take such a layer."""
-        if self._native is None and self._takes_native():
-            self._native = self._laid_out()
-        return self._native
+        if "native" not in self._kept and not fast_paths.takes_native(self):
+            return None
+        matrix: native.Matrix = self.kept("native", lambda: fast_paths.native_matrix(self))
+        return matrix
 
-    def _takes_native(self) -> bool:
-        group = self.in_features // self.scale.shape[1]
-        whole = self.activations is None or (self.activations == "token" and group == self.in_features)
-        cpu = self.codes.device.type == "cpu" and self.format.is_integer and self.outliers is None
-        return whole and cpu and native_quantized.takes(self.format.bits, self.in_features, group)
-
-    def _laid_out(self) -> native.Matrix:
-        bits = self.format.bits
-        symmetric = self.zero is None and self.offset is None
-        offset = self.offset
-        if self.zero is not None:
-            offset = -self.scale.float() * self.zero.float()
-        return native.Matrix(
-            unpack(self.codes, bits), bits, self.scale, centre=2 ** (bits - 1) if symmetric else 0,
-            offset=offset, bias=None if self.bias is None else self.bias.float(), smooth=self.smooth,
-            order=self.order, x_group=self.in_features if self.activations else None,
-        )  # fmt: skip
-
-    # Triton, on a GPU
-
-    def _takes_triton(self) -> bool:
-        plain = self.activations is None and self.outliers is None and self.format.is_integer
-        if not plain or not _has_triton():
-            return False
-        from labcore.kernels.triton import weight_only
-
-        return weight_only.takes(self.format.bits, self.in_features, self.in_features // self.scale.shape[1])
-
-    def _triton(self, x: Tensor) -> Tensor:
-        """Codes become numbers in registers; the vector keeps its own precision."""
-        from labcore.kernels.triton import weight_only
-
-        h = x if self.order is None else x[..., self.order]
-        h = h if self.smooth is None else h * self.smooth.to(h.dtype)
-        symmetric = self.zero is None and self.offset is None
-        parts = {"scale": self.scale, "zero": self.zero, "offset": self.offset}
-        grids: dict[str, Any] = {
-            name: None if part is None else part.expand(self.out_features, -1).contiguous()
-            for name, part in parts.items()
-        }
-        centre = 2 ** (self.format.bits - 1) if symmetric else 0
-        y = weight_only.linear(h, self.codes, self.format.bits, **grids, centre=centre)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
-
-    # PyTorch's own
-
-    def _packs(self) -> bool:
-        plain = self.smooth is None and self.order is None and self.zero is None and self.offset is None
-        return plain and self.format.dtype == "int8" and self.scale.shape[1] == 1
-
-    def _torch_dynamic(self, x: Tensor) -> Tensor:
-        """PyTorch's dynamic int8 linear (fbgemm, oneDNN): one scale for all of x."""
-        if self._packed is None:
-            scale = self.scale[:, 0].double().expand(self.out_features)
-            zeros = torch.zeros(self.out_features, dtype=torch.int64)
-            codes = (unpack(self.codes, 8).to(torch.int16) - 128).to(torch.int8)
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # the constructor is deprecated; the packed operator has no other
-                weight = torch._make_per_channel_quantized_tensor(codes, scale, zeros, 0)
-            self._packed = torch.ops.quantized.linear_prepack(weight, self.bias)
-        y: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed)
-        return y
+    def _turn(self) -> None:
+        """Codes as this device multiplies them, without a second copy: signed for a GPU's int8 product."""
+        device = self.codes.device
+        if device.type == "cuda" and fast_paths.takes_int8(self, device):
+            self.codes = fast_paths.signed(self.codes)
+        else:
+            self.codes = fast_paths.stored(self.codes)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
         """Moves between devices; codes and scales keep their dtypes whatever the model is cast to."""
-        self._native = self._packed = None
+        self._kept = {}
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         super()._apply(move, recurse)
+        self._turn()
         return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Codes are stored the same from every device."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}codes"] = fast_paths.stored(destination[f"{prefix}codes"])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """From stored codes, to how they lie here."""
+        self._kept, self.codes = {}, fast_paths.stored(self.codes)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._turn()
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles lay their own codes out; pointers are of no use to them."""
-        return self.__dict__ | {"_native": None, "_packed": None}
+        return self.__dict__ | {"_kept": {}}
 
     def extra_repr(self) -> str:
         """For print(model)."""
@@ -255,17 +228,12 @@ class QuantEmbedding(nn.Module):
         return self._head[0].quantized.rows(tokens, self.dtype)
 
 
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-def rounded(x: Tensor, activations: Activations, scale: Tensor | None = None) -> Tensor:
-    """x after a round trip through 8 bits: absmax of each token, of the whole, or a scale known before."""
-    if scale is None:
-        largest = x.abs().amax(-1, keepdim=True) if activations == "token" else x.abs().amax()
-        scale = (largest.float() / 127).clamp_min(1e-12)
-    return ((x / scale).round().clamp(-127, 127) * scale).to(x.dtype)
+def rounded(
+    x: Tensor, activations: Activations, scale: Tensor | None = None, dtype: torch.dtype = torch.int8
+) -> Tensor:
+    """x after a round trip through int8 or fp8 e4m3: absmax of each token, of the whole, or a scale known
+    before."""
+    return scaled.round_trip(x, dtype, each_token=activations == "token", scale=scale)
 
 
 def plain_linear(layer: QuantLinear) -> nn.Linear:

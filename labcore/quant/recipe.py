@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, cast
 
 from labcore.errors import ConfigError
-from labcore.quant.formats import DTYPES, Format
+from labcore.quant.formats import DTYPES, FP8, Format
 from labcore.quant.linear import Activations
 from labcore.quant.outliers import THRESHOLD
 
@@ -34,7 +34,8 @@ class Recipe:
     """How to quantize a model.
 
     method: rtn (round to nearest), gptq, awq, smoothquant, llm_int8 or w8a8. weights: the format of every
-    linear layer. activations: None, or rounded to 8 bits per "token", per "tensor", or "static".
+    linear layer. activations: None, or rounded to 8 bits per "token", per "tensor", or "static" (int8 only):
+    to int8 with int8 weights; with fp8 weights to fp8 e4m3, so that both sides of a product are fp8.
     head: "auto" (as the weights, but at least 8 bits), "same", or "keep" (full precision); it is rounded to
     nearest, and shared with the embedding where those are tied.
     alpha: SmoothQuant's; None searches one for each layer. damping, block, act_order: GPTQ's. clip: AWQ's.
@@ -64,11 +65,7 @@ class Recipe:
             )
         if self.method in BY_TOKEN and self.activations is None:
             object.__setattr__(self, "activations", "token")
-        if self.activations and self.weights.dtype != "int8":
-            raise ConfigError(
-                f"Activations in 8 bits go with int8 weights, and these are {self.weights.dtype}; "
-                "choose int8, or leave activations as they are."
-            )
+        self._check_activations()
         if self.method == "gptq" and not self.weights.is_integer:
             raise ConfigError(
                 f"GPTQ rounds to integers, and {self.weights.dtype} is none; choose an int format."
@@ -76,6 +73,25 @@ class Recipe:
         if self.block < 1 or self.damping < 0:
             raise ConfigError(
                 f"block is {self.block} and damping {self.damping}; take 1 or more columns, and 0 or more."
+            )
+
+    def _check_activations(self) -> None:
+        """In 8 bits they go with weights in 8 bits of the same kind."""
+        dtype = self.weights.dtype
+        if self.method in BY_TOKEN and dtype != "int8":
+            raise ConfigError(
+                f"{self.method} rounds activations to int8, and those go with int8 weights, not {dtype}; "
+                "choose int8, or another method."
+            )
+        if self.activations and dtype not in ("int8", *FP8):
+            raise ConfigError(
+                f"Activations in 8 bits go with int8 weights or fp8, and these are {dtype}; choose one of "
+                "those, or leave activations as they are."
+            )
+        if self.activations == "static" and dtype != "int8":
+            raise ConfigError(
+                f"A static scale is measured for int8 activations, and {dtype} weights go with fp8; round "
+                "activations per token or per tensor."
             )
 
     @classmethod

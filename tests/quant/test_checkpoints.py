@@ -39,6 +39,7 @@ def small(tmp_path: Path, case: str = "llama", **changes: Any) -> Model:
 
 RECIPES = (
     "int8", "int4:group=16,symmetric=false", "int3:group=32", "nf4:group=16", "fp8_e5m2",
+    "fp8_e4m3:activations=token", "w8a8:activations=tensor",
     "int4:group=16,head=keep", "gptq-int4:group=16,act_order=true", "awq-int4:group=16",
     "smoothquant:activations=static", "llm_int8:threshold=1",
 )  # fmt: skip

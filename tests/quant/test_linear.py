@@ -29,11 +29,15 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def rounded_in_groups(x: Tensor, size: int) -> Tensor:
-    """As the kernel rounds a vector: each group's largest to 127, halves away from zero."""
+    """As the kernel rounds a vector: each group's largest to 127, halves away from zero; in steps 256 times as
+    fine where the largest dwarfs the mean."""
     grouped = x.unflatten(-1, (-1, size))
-    scale = grouped.abs().amax(-1, keepdim=True) / 127
-    scaled = grouped / scale.clamp_min(1e-30)
-    return (torch.trunc(scaled + 0.5 * scaled.sign()) * scale).flatten(-2)
+    magnitudes = grouped.abs()
+    largest = magnitudes.amax(-1, keepdim=True)
+    fine = largest > min(native_quantized.CREST, size / 4) * magnitudes.mean(-1, keepdim=True)
+    step = torch.where(fine, largest / 127 / 256, largest / 127).clamp_min(1e-30)
+    scaled = grouped / step
+    return (torch.trunc(scaled + 0.5 * scaled.sign()) * step).flatten(-2)
 
 
 shapes = st.tuples(
@@ -59,7 +63,8 @@ def test_the_kernel_is_the_definition_on_rounded_vectors(
     fmt = Format(f"int{bits}", "group" if group else "channel", group, symmetric)
     held = quantize_tensor(random(rows, columns, seed=seed), fmt)
     bias = random(rows, seed=1) if biased else None
-    smooth, order = random(columns, seed=2).abs() + 0.1, torch.randperm(columns)
+    smooth = random(columns, seed=2).abs() + 0.1
+    order = torch.randperm(columns, generator=torch.Generator().manual_seed(seed))
     layer = QuantLinear(held, bias, smooth=smooth, order=order)
     x = random(tokens, columns, seed=seed + 1)
     matrix = layer.native_matrix()
@@ -175,7 +180,8 @@ def test_the_fused_layers_compute_as_the_modules_do(recipe: str, batch: int) -> 
             steps = [transformer(tokens[:, i : i + 1], cache) for i in range(8, 12)]
         assert (transformer._native is not False) == fused
         found[fused] = torch.cat([prompt, *steps], 1)
-    torch.testing.assert_close(found[True], found[False], rtol=1e-3, atol=5e-3)
+    # sums in another order move a number over the edge between two codes, so single logits may differ
+    assert (found[True] - found[False]).norm() < 5e-3 * found[False].norm()
 
 
 @pytest.mark.parametrize(
@@ -211,24 +217,28 @@ def test_switching_off_what_is_fast_gives_the_definition() -> None:
 
 
 def test_the_quickest_measured_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = [choice.Timing(8, 1, "a", 2.0), choice.Timing(8, 1, "b", 1.0), choice.Timing(8, 64, "a", 1.0),
-             choice.Timing(8, 64, "b", 2.0)]  # fmt: skip
+    measured = [("int8", 1, "a", 2.0), ("int8", 1, "b", 1.0), ("int8", 64, "a", 1.0), ("int8", 64, "b", 2.0)]
+    table = [choice.Timing(*row) for row in measured]
     monkeypatch.setitem(choice._tables, "cpu", table)
     choice._best.cache_clear()
     device = torch.device("cpu")
-    assert choice.pick(8, 7, device, ["a", "b"]) == "b"
-    assert choice.pick(8, 100, device, ["a", "b"]) == "a"
-    assert choice.pick(4, 1, device, ["b", "a"]) == "b"  # nothing measured: the first that the layer names
+    assert choice.pick("int8", 7, device, ["a", "b"]) == "b"
+    assert choice.pick("int8", 100, device, ["a", "b"]) == "a"
+    assert choice.pick("int8 x int8", 1, device, ["b", "a"]) == "b"  # nothing measured: the first
     choice._best.cache_clear()
 
 
 def test_the_table_is_measured_once_and_kept(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path))
     monkeypatch.setattr(choice, "_tables", {})
-    monkeypatch.setattr(choice, "SIDE", 64)
+    monkeypatch.setattr(choice, "SIDES", {"cpu": 64})
     monkeypatch.setattr(choice, "TOKENS", (1, 2))
     first = choice.prepare(torch.device("cpu"))
-    assert {(row.bits, row.tokens) for row in first} == {(8, 1), (8, 2), (4, 1), (4, 2)}
+    kinds = {"int8", "int8 x int8", "int4"}
+    assert {(row.kind, row.tokens) for row in first} == {(kind, n) for kind in kinds for n in (1, 2)}
+    assert len({(row.kind, row.tokens, row.path) for row in first}) == len(first)
+    named = {row.path for row in first if row.kind == "int8 x int8"}
+    assert named == {"reference", "torch"} | ({"native"} if native.available() else set())
     assert all(row.seconds > 0 for row in first)
     monkeypatch.setattr(choice, "_tables", {})
     monkeypatch.setattr(choice, "measure", lambda device: pytest.fail("measured again"))

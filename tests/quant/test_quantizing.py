@@ -19,6 +19,7 @@ from labcore.quant.recipe import Recipe
 
 RECIPES = (
     "int8", "int8:group=32", "int4", "int4:symmetric=false", "int3", "int2:group=16", "nf4", "fp8_e4m3",
+    "fp8_e4m3:activations=token", "fp8_e5m2:granularity=tensor,activations=tensor",
     "fp8_e5m2:granularity=tensor", "w8a8", "w8a8:activations=tensor", "w8a8:activations=static", "llm_int8",
     "smoothquant", "smoothquant:activations=static,alpha=search", "gptq-int4", "gptq-int3:act_order=true",
     "awq-int4", "awq-int3:clip=false", "int4:head=same", "int4:head=keep",
@@ -115,6 +116,9 @@ def test_a_sample_is_spread_over_all_inputs() -> None:
         ("int4:group=100", None, "Groups of 100 do not divide the 256 columns"),
         ("gptq-nf4", None, "nf4 is none"),
         ("smoothquant-int4", None, "go with int8 weights"),
+        ("w8a8-fp8_e4m3", None, "w8a8 rounds activations to int8"),
+        ("int4:activations=token", None, "these are int4"),
+        ("fp8_e4m3:activations=static", None, "per token or per tensor"),
         ("smoothquant:alpha=2", None, "alpha is 2"),
         ("llm_int8:threshold=0", None, "threshold is 0"),
         ("int8:activations=row", None, "activations is 'row'"),
