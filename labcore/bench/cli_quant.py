@@ -1,4 +1,4 @@
-"""The command `labcore bench quant`."""
+"""The commands `labcore bench quant` and `labcore bench quant-quality`."""
 
 from __future__ import annotations
 
@@ -90,3 +90,91 @@ def table(data: dict[str, Any]) -> Table:
             f"{prefill:.0f}" if prefill else "–",
         )
     return shown
+
+
+def quant_quality(
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of all methods at all bits: such as awq-int3. May be given again."),
+    ] = None,
+    stories: Annotated[int, typer.Option(min=2, help="Held-out stories for perplexity.")] = 100,
+    questions: Annotated[int, typer.Option(min=0, help="Held-out questions for recall; 0: none.")] = 200,
+    planted: Annotated[
+        bool, typer.Option(help="Also a table of the model with outliers planted in its activations.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+) -> None:
+    """What quantized weights do to the embedded model's text: perplexity and recall, per method and bits."""
+    from labcore.bench import record
+    from labcore.bench.quant_quality import PLANTED, RECIPES, bench_quant_quality
+    from labcore.perf.machine import resolve_device
+
+    console = Console()
+    with console.status("loading") as status:
+        result = bench_quant_quality(
+            recipe or RECIPES,
+            PLANTED if planted else (),
+            stories=stories,
+            questions=questions,
+            device=device,
+            progress=status.update,
+        )
+    data = record.record("quant-quality", result, resolve_device(device))
+    console.print(quality_table(result, "rows"))
+    if planted:
+        console.print(quality_table(result, "planted"))
+    if out:
+        record.write(out, data)
+        console.print(f"Written to {out}")
+
+
+def quality_table(result: dict[str, Any], which: str) -> Table:
+    """One of the two tables ("rows", "planted"); the claims stand under the first."""
+    names = ["recipe", "method", "bits", "bits/weight", "MB", "perplexity", "Δ %", "served Δ %", "KL nats"]
+    names += ["recall", "Δ recall"] if result["questions"] else []
+    planted = ", outliers planted" if which == "planted" else ""
+    shown = Table(
+        title=f"{result['model']}{planted}: {result['stories']} stories of {result['tokens']} scored tokens, "
+        f"{result['questions']} questions; 95 % intervals",
+        caption="Δ: perplexity against full precision, and recall in points, over the same texts and "
+        "questions.\nBy definition; served: through this machine's fast paths. bits/weight: with scales, and "
+        "the head." + ("".join(f"\n{_claim(claim)}" for claim in result["claims"]) if not planted else ""),
+    )
+    for name in names:
+        left = name in ("recipe", "method")
+        shown.add_column(name, justify="left" if left else "right", overflow="fold")
+    for row in result[which]:
+        shown.add_row(*_quality_cells(row))
+    return shown
+
+
+def _quality_cells(row: dict[str, Any]) -> list[str]:
+    perplexity = row["perplexity"]
+    cells = [
+        row["recipe"],
+        row["method"],
+        str(row["bits"]),
+        f"{row['bits_per_weight']:.2f}",
+        f"{row['weight_bytes'] / 1e6:.2f}",
+        f"{perplexity['value']:.4g} [{perplexity['low']:.4g}, {perplexity['high']:.4g}]",
+        _percent(row["perplexity_change"]),
+        _percent(row["served"]["perplexity_change"], interval=False),
+        f"{row['divergence']['value']:.2g}",
+    ]
+    if row["recall"]:
+        cells += [f"{row['recall']['value']:.1%}", _percent(row["recall_change"])]
+    return cells
+
+
+def _percent(estimate: dict[str, Any], interval: bool = True) -> str:
+    """Times 100, with its interval; as many digits as can matter."""
+    digits = 2 if abs(estimate["value"]) < 1 else 0
+    value, low, high = (f"{estimate[name] * 100:+z,.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]" if interval else value
+
+
+def _claim(claim: dict[str, Any]) -> str:
+    met = "met" if claim["met"] else "missed"
+    noise = "outside the noise" if claim["outside_noise"] else "within the noise"
+    return f"{claim['what']}: {_percent(claim['measured'])} %, {met}, {noise}"

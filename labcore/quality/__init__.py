@@ -4,6 +4,7 @@ evaluate(model, "int4")                         one cache: perplexity, recall by
 sweep(model, ["contiguous", "int4", …])         several, on the same texts and questions
 difference(one, other)                          what changed, with an interval, pair by pair
 weight_quality(quantized, full)                 perplexity, recall and divergence of quantized weights
+perplexity_change(one, other)                   what they change, with an interval, text by text
 sensitivity_scan(model, full, fmt)              one layer quantized at a time
 """
 
@@ -12,7 +13,7 @@ from labcore.quality.intervals import Estimate, wilson
 from labcore.quality.perplexity import story_losses
 from labcore.quality.recall import recalled
 from labcore.quality.sensitivity import Sensitivity, sensitivity_scan
-from labcore.quality.weights import WeightQuality, weight_quality
+from labcore.quality.weights import WeightQuality, perplexity_change, recall_change, weight_quality
 
 __all__ = [
     "Estimate",
@@ -22,6 +23,8 @@ __all__ = [
     "difference",
     "evaluate",
     "footprint",
+    "perplexity_change",
+    "recall_change",
     "recalled",
     "sensitivity_scan",
     "story_losses",
