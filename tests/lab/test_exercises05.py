@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -14,41 +12,12 @@ from labcore.lab import exercises, hunts
 from labcore.lab.exercises import lesson05, lesson06
 from labcore.perf import timing
 from labcore.perf.costs import OpCost, elementwise_costs, linear_costs
+from tests.lab.tasks import mistakes_of, told, with_its_bug
 
-LESSONS = {"05": lesson05, "06": lesson06}
+LESSONS = ("05", "06")
 TASKS = [task for lesson in LESSONS for task in exercises.of_lesson(lesson)]
 HUNTS = [bug for lesson in LESSONS for bug in hunts.of_lesson(lesson)]
 A100 = gpu("a100-80gb-sxm")
-
-
-def mistakes_of(task: exercises.Exercise, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[..., Any]]:
-    """The mistakes that an exercise's check knows, as it hands them on."""
-    module = LESSONS[task.id[:2]]
-    seen: dict[str, Callable[..., Any]] = {}
-    plain = module.on_cases
-
-    def spy(answer: Any, *args: Any, mistakes: dict[str, Callable[..., Any]], **kwargs: Any) -> Any:
-        seen.update(mistakes)
-        return plain(answer, *args, mistakes=mistakes, **kwargs)
-
-    monkeypatch.setattr(module, "on_cases", spy)
-    assert task.check(task.solution).ok
-    return dict(seen)
-
-
-def with_its_bug(bug: hunts.Hunt) -> Callable[..., Any]:
-    """The function as the notebook hands it out."""
-    names = dict(vars(import_module(bug.target.split(":")[0])))
-    exec(compile("from __future__ import annotations\n" + bug.buggy_source(), "<hunt>", "exec"), names)
-    found: Callable[..., Any] = names[bug.original.__name__]
-    return found
-
-
-def told(id: str, suspect: Callable[..., Any]) -> str:
-    """What a hunt's check says of a function that is wrong."""
-    verdict = hunts.find(id).check(suspect)
-    assert not verdict.ok
-    return verdict.message
 
 
 def test_both_lessons_are_registered() -> None:
