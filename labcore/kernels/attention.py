@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from labcore.kernels.native import prompt_attention as native
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """softmax(q kᵀ / sqrt(d)) v, each group of query heads over its shared key/value head.
@@ -19,6 +21,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, ca
     """
     if q.shape[2] == 1:
         return _one_query(q, k, v, mask)
+    if causal and native.takes(q, k, v):
+        return native.prompt_attention(q, k, v)
     return _many_queries(q, k, v, mask, causal)
 
 

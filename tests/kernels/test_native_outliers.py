@@ -79,6 +79,6 @@ def test_tokens_do_not_see_each_other() -> None:
 
 
 def test_the_threshold_is_the_kernel_s() -> None:
-    header = native_quantized.__file__.replace("quantized.py", "quantized.h")
+    header = native_quantized.__file__.replace("quantized.py", "rounding.h")
     with open(header, encoding="utf-8") as file:
         assert f"#define CREST {native_quantized.CREST:.1f}f" in file.read()

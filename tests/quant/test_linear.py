@@ -29,8 +29,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def rounded_in_groups(x: Tensor, size: int) -> Tensor:
-    """As the kernel rounds a vector: each group's largest to 127, halves away from zero; in steps 256 times as
-    fine where the largest dwarfs the mean."""
+    """As the kernel rounds a vector: each group's largest to 127, halves away from zero.
+
+    In steps 256 times as fine where the largest dwarfs the mean.
+    """
     grouped = x.unflatten(-1, (-1, size))
     magnitudes = grouped.abs()
     largest = magnitudes.amax(-1, keepdim=True)

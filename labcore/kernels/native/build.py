@@ -24,9 +24,10 @@ import torch
 from labcore.perf.machine import cache_folder
 
 SOURCES = tuple(
-    Path(__file__).with_name(name) for name in ("layer.c", "attention.c", "elementwise.c", "quantized.c")
+    Path(__file__).with_name(f"{name}.c")
+    for name in ("layer", "attention", "prompt_attention", "elementwise", "quantized")
 )
-HEADERS = (Path(__file__).with_name("quantized.h"),)
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("exponential.h", "rounding.h", "quantized.h"))
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
 SECONDS = 120
 
@@ -94,12 +95,14 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [stride, number, number]
     lib.labcore_quantized_linear.argtypes = [at] * 4 + [number, number]
     lib.labcore_decode_attention.argtypes = [at] * 10 + [number] * 7 + [stride] * 5 + [number]
+    lib.labcore_prompt_attention.argtypes = [at, number]
     lib.labcore_swiglu.argtypes = [at, at, stride, stride, number]
     for name in (
         "before_attention",
         "after_attention",
         "head",
         "decode_attention",
+        "prompt_attention",
         "swiglu",
         "quantized_linear",
     ):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from labcore.kernels.native.build import functions, library
+from labcore.kernels.native.watched import counted, labelled
 
 MIN_NUMBERS = 1 << 14  # below that a call is all overhead, and PyTorch's operators are as fast
 
@@ -19,6 +20,7 @@ def takes(x: Tensor) -> bool:
         and x.is_contiguous()
         and not x.requires_grad
         and not torch.compiler.is_compiling()
+        and not counted()
         and library() is not None
     )
 
@@ -29,5 +31,6 @@ def swiglu(gate_up: Tensor) -> Tensor:
     out = gate_up.new_empty(*lead, wide // 2)
     rows = gate_up.numel() // wide
     at = (gate_up.data_ptr(), out.data_ptr())
-    functions().labcore_swiglu(*at, rows, wide // 2, torch.get_num_threads())
+    with labelled("swiglu_native"):
+        functions().labcore_swiglu(*at, rows, wide // 2, torch.get_num_threads())
     return out

@@ -31,7 +31,7 @@ typedef struct {
 /* A matrix's input, which each thread rounds for itself where the matrix is in codes. */
 typedef struct {
     const float *x;
-    qvector_t rounded[16];
+    void *rounded;
 } input_t;
 
 typedef struct {
@@ -125,14 +125,10 @@ static void dense_product(const float *matrix, const float *bias, const float *x
 }
 
 static input_t input_of(const matrix_t *matrix, const float *x, int columns, int tokens, char *work) {
-    input_t input = {.x = x};
-    float *row = (float *)(work + tokens * qvector_bytes(columns));
+    void *room = work + tokens * qvector_bytes(columns);
     if (matrix->codes)
-        for (int t = 0; t < tokens; t++) {
-            input.rounded[t] = qvector_at(work + t * qvector_bytes(columns), columns);
-            round_vector(matrix->codes, x + (size_t)t * columns, row, input.rounded[t]);
-        }
-    return input;
+        for (int t = 0; t < tokens; t++) round_token(matrix->codes, x + (size_t)t * columns, room, work, tokens, t);
+    return (input_t){x, work};
 }
 
 /* The same of a matrix of either kind, from its row `first` on (a multiple of 16). */
@@ -140,7 +136,7 @@ static void product(const matrix_t *matrix, int first, const input_t *input, flo
                     int columns, int tokens) {
     if (matrix->codes)
         qproduct(matrix->codes, input->rounded, out - first, stride, (first + rows.begin) / BLOCK,
-                 (first + rows.end + BLOCK - 1) / BLOCK, tokens);
+                 (first + rows.end + BLOCK - 1) / BLOCK, 0, tokens, tokens);
     else
         dense_product(matrix->dense + (size_t)first * columns, matrix->bias ? matrix->bias + first : NULL, input->x,
                       out, stride, rows, columns, tokens);

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labcore.config import ModelConfig
 from labcore.kernels.native.build import functions, library
-from labcore.kernels.native.quantized import Matrix, rounded_bytes
+from labcore.kernels.native.quantized import Matrix, rounded_bytes, rounding_bytes
 
 # Order as in layer_t.
 NORMS = ("input_norm", "q_norm", "k_norm", "post_norm")
@@ -59,7 +59,7 @@ def _at(tensor: Weight) -> int | None:
 def _work(weights: Iterable[Weight], tokens: int) -> int:
     """Bytes that a thread needs to round its inputs for these matrices: a multiple of 64."""
     widest = max((weight.columns for weight in weights if isinstance(weight, Matrix)), default=0)
-    return -(-(tokens * rounded_bytes(widest) + 4 * widest) // 64) * 64
+    return tokens * rounded_bytes(widest) + rounding_bytes(widest)
 
 
 class LayerKernel:

@@ -8,9 +8,9 @@ static int omp_get_num_threads(void) { return 1; }
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-#define TOGETHER 48 /* tokens whose rounded vectors wait in the caches while the matrix passes by */
+#define TOGETHER (4 * WIDE) /* tokens whose rounded vectors wait in the caches while the matrix passes by */
 
-/* x (tokens, columns) -> out (tokens, rows). scratch: tokens rounded vectors, then columns floats a thread. */
+/* x (tokens, columns) -> out (tokens, rows). scratch: tokens rounded vectors, then what each thread rounds in. */
 void labcore_quantized_linear(const qmatrix_t *matrix, const float *x, float *out, void *scratch, int tokens,
                               int threads) {
     const qmatrix_t m = *matrix;
@@ -19,16 +19,14 @@ void labcore_quantized_linear(const qmatrix_t *matrix, const float *x, float *ou
 #pragma omp parallel num_threads(threads)
     {
         int team = omp_get_num_threads(), me = omp_get_thread_num();
-        float *row = (float *)((char *)scratch + tokens * bytes) + (size_t)me * m.columns;
+        char *work = (char *)scratch + tokens * bytes + me * rounding_bytes(m.columns);
         for (int t = (int)((long)tokens * me / team); t < (int)((long)tokens * (me + 1) / team); t++)
-            round_vector(&m, x + (size_t)t * m.columns, row, qvector_at((char *)scratch + t * bytes, m.columns));
+            round_token(&m, x + (size_t)t * m.columns, work, scratch, tokens, t);
 #pragma omp barrier
         int begin = (int)((long)blocks * me / team), end = (int)((long)blocks * (me + 1) / team);
         for (int first = 0; first < tokens; first += TOGETHER) {
-            qvector_t vectors[TOGETHER];
-            int count = tokens - first < TOGETHER ? tokens - first : TOGETHER;
-            for (int t = 0; t < count; t++) vectors[t] = qvector_at((char *)scratch + (first + t) * bytes, m.columns);
-            qproduct(&m, vectors, out + (size_t)first * m.rows, m.rows, begin, end, count);
+            int last = tokens - first < TOGETHER ? tokens : first + TOGETHER;
+            qproduct(&m, scratch, out, m.rows, begin, end, first, last, tokens);
         }
     }
 }

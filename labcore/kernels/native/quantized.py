@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labcore.kernels.native.build import functions, library
+from labcore.kernels.native.watched import labelled
 
 BLOCK = 16  # rows that lie side by side
 LARGEST_GROUP = 192  # numbers of a vector that are rounded with one scale
-CREST = 16  # largest over mean magnitude beyond which a group takes 16 bits (a quarter of it where it is small)
+CREST = 16  # largest over mean magnitude beyond which a group takes 16 bits; a quarter of a small group
 
 
 class _Matrix(ctypes.Structure):
@@ -81,11 +82,11 @@ class Matrix:
         flat = x.reshape(-1, self.columns).contiguous()
         tokens, threads = flat.shape[0], torch.get_num_threads()
         out = torch.empty(tokens, self.rows)
-        scratch = torch.empty(
-            tokens * rounded_bytes(self.columns) + threads * 4 * self.columns, dtype=torch.uint8
-        )
+        room = tokens * rounded_bytes(self.columns) + threads * rounding_bytes(self.columns)
+        scratch = torch.empty(room, dtype=torch.uint8)
         at = (flat.data_ptr(), out.data_ptr(), scratch.data_ptr())
-        functions().labcore_quantized_linear(self.at, *at, tokens, threads)
+        with labelled("linear_native (codes)"):
+            functions().labcore_quantized_linear(self.at, *at, tokens, threads)
         return out.view(*x.shape[:-1], self.rows)
 
 
@@ -97,6 +98,11 @@ def takes(bits: int, columns: int, group: int) -> bool:
 def rounded_bytes(columns: int) -> int:
     """Bytes of one rounded vector, as `qvector_bytes` in C."""
     return -(-columns // 64) * 128 + -(-(columns // 16 * 16 + 4) // 64) * 64
+
+
+def rounding_bytes(columns: int) -> int:
+    """Bytes that a thread rounds a vector in, as `rounding_bytes` in C."""
+    return -(-5 * columns // 64) * 64
 
 
 def vector_group(group: int) -> int:
