@@ -36,8 +36,6 @@ static inline void round_token(const qmatrix_t *m, const float *x, void *work, v
 
 #ifdef HAVE_VNNI
 typedef __m512i codes_t;
-typedef int32_t sums_t __attribute__((vector_size(64)));
-typedef float reals_t __attribute__((vector_size(64)));
 static inline sums_t all_of(int32_t v) { return (sums_t)_mm512_set1_epi32(v); }
 static inline reals_t reals_of(sums_t v) { return (reals_t)_mm512_cvtepi32_ps((__m512i)v); }
 static inline reals_t halves(const uint16_t *p) { return (reals_t)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
@@ -51,8 +49,6 @@ static inline codes_t low_codes(codes_t v) { return _mm512_and_si512(v, _mm512_s
 static inline codes_t high_codes(codes_t v) { return low_codes(_mm512_srli_epi16(v, 4)); }
 #else
 /* The same in plain C, for processors without VNNI; compilers make vectors of it. */
-typedef int32_t sums_t __attribute__((vector_size(64)));
-typedef float reals_t __attribute__((vector_size(64)));
 static inline sums_t all_of(int32_t v) { return (sums_t){0} + v; }
 static inline reals_t reals_of(sums_t v) { return __builtin_convertvector(v, reals_t); }
 static inline float half_of(uint16_t h) {
@@ -85,16 +81,16 @@ static inline sums_t four(sums_t sums, codes_t codes, const int8_t *x) {
 #define EACH_TOKEN _Pragma("GCC unroll 12") for (int t = 0; t < tokens; t++)
 
 /* What the lower halves of a fine group add to 16 rows; `codes`: of that group. */
-static __attribute__((noinline)) void add_lows(const qmatrix_t *m, const uint8_t *codes, const int8_t *lows, int32_t low_sum,
-                                               float x_scale, reals_t scale, reals_t *total) {
-    sums_t sums = all_of(-m->centre * low_sum), more = all_of(0);
+static __attribute__((noinline)) void add_lows(const qmatrix_t *m, const uint8_t *codes, const int8_t *lows, float x_scale,
+                                               reals_t scale, reals_t *total) {
+    sums_t sums = all_of(0), more = all_of(0);
     for (const int8_t *end = lows + m->x_group; lows < end; lows += 8) {
         codes_t these = load_codes(codes), next = m->bits == 4 ? high_codes(these) : load_codes(codes + 64);
         sums = four(sums, m->bits == 4 ? low_codes(these) : these, lows);
         more = four(more, next, lows + 4);
         codes += m->bits == 4 ? 64 : 128;
     }
-    *total += reals_of(sums + more) * (scale * (x_scale / 256));
+    *total += reals_of(sums + more) * (scale * x_scale);
 }
 
 /* 16 rows with a tile of `tokens` vectors (a constant where it is called): out[t * stride + r]. */
@@ -108,15 +104,16 @@ static inline __attribute__((always_inline)) void qtile(const qmatrix_t *m, int 
     const uint16_t *offsets = m->offsets ? m->offsets + (size_t)block * groups * BLOCK : NULL;
     const int8_t *at = x->codes;
     reals_t totals[WIDE];
-    int any = 0;
-    EACH_TOKEN totals[t] = reals_of(all_of(0)), any |= x->any[t];
+    const int any = any_of(x->any, tokens);
+    EACH_TOKEN totals[t] = reals_of(all_of(0));
     for (int g = 0, xg = 0; g < groups; g++) {
-        reals_t scale = halves(scales + g * BLOCK);
+        reals_t scale = halves(scales + g * BLOCK), off = scale * (float)m->centre; /* taken off each code */
+        if (offsets) off += halves(offsets + g * BLOCK);
         for (int part = 0; part < per_group; part++, xg++) {
             const float *x_scale = x->scales + xg * tokens;
-            const int32_t *x_sum = x->sums + xg * tokens;
+            const float *x_sum = x->sums + xg * tokens;
             sums_t sums[WIDE], more = all_of(0);
-            EACH_TOKEN sums[t] = all_of(-m->centre * x_sum[t]);
+            EACH_TOKEN sums[t] = all_of(0);
             for (const uint8_t *end = codes + span; codes < end; codes += 64, at += 4 * tokens) {
                 if (bits == 4) {
                     codes_t both = load_codes(codes), low = low_codes(both), high = high_codes(both);
@@ -133,17 +130,14 @@ static inline __attribute__((always_inline)) void qtile(const qmatrix_t *m, int 
                 }
             }
             if (tokens == 1) sums[0] += more;
-            EACH_TOKEN totals[t] += reals_of(sums[t]) * (scale * x_scale[t]);
-            if (offsets) {
-                reals_t offset = halves(offsets + g * BLOCK);
-                EACH_TOKEN totals[t] -= offset * (x_scale[t] * (float)x_sum[t]);
-            }
-            for (int t = 0; any && t < tokens; t++) {
+            EACH_TOKEN totals[t] += reals_of(sums[t]) * (scale * x_scale[t]) - off * x_sum[t];
+            if (!any || !any_of(x->fine + xg * tokens, tokens)) continue;
+            for (int t = 0; t < tokens; t++) {
                 if (!x->fine[xg * tokens + t]) continue;
                 const int8_t *lows = x->lows + (size_t)t * m->columns + xg * m->x_group;
                 int32_t low_sum = x->low_sums[xg * tokens + t];
-                add_lows(m, codes - span, lows, low_sum, x_scale[t], scale, totals + t);
-                if (offsets) totals[t] -= halves(offsets + g * BLOCK) * (x_scale[t] / 256 * (float)low_sum);
+                add_lows(m, codes - span, lows, x_scale[t] / 256, scale, totals + t);
+                totals[t] -= off * (x_scale[t] / 256 * (float)low_sum);
             }
         }
     }

@@ -19,7 +19,7 @@ from labcore.kernels.native.watched import labelled
 
 BLOCK = 16  # rows that lie side by side
 LARGEST_GROUP = 192  # numbers of a vector that are rounded with one scale
-CREST = 16  # largest over mean magnitude beyond which a group takes 16 bits; a quarter of a small group
+CREST = 16  # largest over mean magnitude beyond which a group takes 16 bits; 0.3 times a small group
 
 
 class _Matrix(ctypes.Structure):
