@@ -16,7 +16,7 @@ from tqdm import tqdm
 import labcore
 from labcore import quality
 from labcore.lab.units import significant
-from labcore.lab.weight_methods import Methods, fresh
+from labcore.lab.weight_methods import Methods, as_perplexity, fresh
 from labcore.model import Model
 from labcore.quant import Format, plant_outliers, quantize
 from labcore.quant.awq import search_scale
@@ -68,14 +68,14 @@ def plant(model: Model, *, channels: int = 4, factor: float = 100.0, seed: int =
 def outlier_rows(found: Methods) -> list[dict[str, Any]]:
     """Every recipe on the planted twin, activations named."""
     rows: list[dict[str, Any]] = [
-        {"recipe": "full precision", "activations": "–", "perplexity": found.full.perplexity.value, "KL": 0.0}
+        {"recipe": "full precision", "activations": "–", "perplexity": as_perplexity(found.full), "KL": 0.0}
     ]
     for run in found.runs:
         rows.append(
             {
                 "recipe": run.recipe.label,
                 "activations": f"8 bits per {run.recipe.activations}" if run.recipe.activations else "full",
-                "perplexity": run.quality.perplexity.value,
+                "perplexity": as_perplexity(run.quality),
                 "KL": run.quality.divergence.value,
             }
         )
@@ -94,17 +94,28 @@ def outlier_finding(found: Methods) -> str:
     )
 
 
-def published_outlier_rows(found: Methods) -> list[dict[str, Any]]:
+def published_outliers(found: Methods) -> list[dict[str, Any]]:
     """OPT-175B as published beside the planted twin as measured."""
     ours = {run.recipe.method: run.quality for run in reversed(found.runs)} | {"full precision": found.full}
     return [
         {
             "weights and activations": name,
-            "OPT-175B, published": perplexity,
-            "planted twin, measured": ours[key].perplexity.value,
+            "OPT-175B, published": f"{perplexity:,}",
+            "planted twin, measured": as_perplexity(ours[key]),
         }
         for key, name, perplexity in PUBLISHED
     ]
+
+
+def published_finding(found: Methods) -> str:
+    """How far each broke, and came back."""
+    exact, naive, smooth = (perplexity for _, _, perplexity in PUBLISHED)
+    broke = found.of("w8a8", 8).quality.perplexity.value / found.full.perplexity.value
+    back = found.of("smoothquant", 8).quality.perplexity.value / found.full.perplexity.value
+    return (
+        f"Published: naive W8A8 makes the perplexity {significant(naive / exact)} times as large, "
+        f"SmoothQuant {smooth / exact:.3f} times. Here: {significant(broke)} and {back:.3f} times."
+    )
 
 
 @dataclass(frozen=True)

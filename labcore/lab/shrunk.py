@@ -20,7 +20,7 @@ from labcore.catalog import GPU
 from labcore.config import ModelConfig
 from labcore.lab.units import seconds as as_time
 from labcore.lab.units import si, significant
-from labcore.lab.weight_methods import fresh
+from labcore.lab.weight_methods import Methods, fresh
 from labcore.model import Model
 from labcore.perf.costs import kv_bytes_per_token, weight_bytes
 from labcore.perf.predict import ideal_step
@@ -29,7 +29,7 @@ from labcore.quant import Format, QuantLinear, quantize, quantize_tensor
 from labcore.quant.choice import side
 from labcore.quant.quantizing import relative_error
 
-RECIPES = ("int8", "int4:group=32,head=same")
+RECIPES = ("int8", "int4")
 FULL = "full precision"
 PAPER = ("float16", "int8", "int4")
 FORMATS = ("int8", "int4:group=32", "int3:group=32", "nf4:group=32")
@@ -70,44 +70,62 @@ class ThreeWays:
         return self.ways[0]
 
     def gain(self, way: int, what: str) -> float:
-        """Times smaller or faster than full precision."""
+        """Times smaller ("size") or faster ("decode, batch 1", "prefill") than full precision."""
         return self.ways[way].times(self.full)[what]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The exact numbers."""
-        return [
-            {
-                "weights": way.weights,
-                "size": si(way.nbytes, "B"),
-                "smaller": f"{significant(way.times(self.full)['size'])}×",
-                "error of the logits": f"{way.error:.2%}",
-                **{
-                    f"decode, batch {batch} (tok/s)": f"{significant(batch / seconds)} "
-                    f"({significant(self.full.decode_s[batch] / seconds)}×)"
-                    for batch, seconds in way.decode_s.items()
-                },
-                f"prefill of {self.prompt} (tok/s)": f"{significant(self.prompt / way.prefill_s)} "
-                f"({significant(self.full.prefill_s / way.prefill_s)}×)",
-            }
-            for way in self.ways
-        ]
-
-    def finding(self) -> str:
-        """Size, speed and error of each, in a sentence."""
-        few, many = min(self.full.decode_s), max(self.full.decode_s)
-        told = []
-        for way in self.ways[1:]:
-            times = way.times(self.full)
-            told.append(
-                f"{way.weights} is {significant(times['size'])}× smaller and its logits are off by "
-                f"{way.error:.1%}; decode is {significant(times[f'decode, batch {few}'])}× as fast at batch "
-                f"{few} and {significant(times[f'decode, batch {many}'])}× at {many}, prefill "
-                f"{significant(times['prefill'])}×"
-            )
-        return f"{'. '.join(told)}."
+    def row(self, way: Shrunk) -> dict[str, Any]:
+        """The exact numbers of one of them."""
+        full = self.full
+        decode = {
+            f"decode, batch {batch} (tok/s)": f"{significant(batch / seconds)} "
+            f"({significant(full.decode_s[batch] / seconds)}×)"
+            for batch, seconds in way.decode_s.items()
+        }
+        prefill = (
+            f"{significant(self.prompt / way.prefill_s)} ({significant(full.prefill_s / way.prefill_s)}×)"
+        )
+        return {
+            "weights": way.weights,
+            "size": si(way.nbytes, "B"),
+            "smaller": f"{significant(way.times(full)['size'])}×",
+            **decode,
+            f"prefill of {self.prompt} (tok/s)": prefill,
+            "error of these logits": f"{way.error:.1%}",
+        }
 
 
-def compare_ways(
+def three_rows(found: ThreeWays, methods: Methods) -> list[dict[str, Any]]:
+    """Size, speed and error of each way; the embedded model tells what the same recipe does to text."""
+    rows = []
+    for way in found.ways:
+        rows.append(found.row(way) | {"embedded model's perplexity": _told(methods, way.weights)})
+    return rows
+
+
+def three_finding(found: ThreeWays, methods: Methods) -> str:
+    """The same in sentences."""
+    few, many = min(found.full.decode_s), max(found.full.decode_s)
+    told = []
+    for way in found.ways[1:]:
+        times = way.times(found.full)
+        told.append(
+            f"{way.weights}: {significant(times['size'])}× smaller; decode "
+            f"{significant(times[f'decode, batch {few}'])}× as fast at batch {few} and "
+            f"{significant(times[f'decode, batch {many}'])}× at {many}, prefill "
+            f"{significant(times['prefill'])}×; the embedded model's perplexity {_told(methods, way.weights)}"
+        )
+    return f"{'. '.join(told)}."
+
+
+def _told(methods: Methods, weights: str) -> str:
+    """The change of the embedded model's perplexity by the same recipe."""
+    if weights == FULL:
+        return "–"
+    run = next((run for run in methods.runs if run.recipe.label == weights), None)
+    return f"{run.change.value:+.2%}" if run else "not measured"
+
+
+def weigh_weights(
     model: Model,
     recipes: Sequence[str] = RECIPES,
     *,
@@ -209,9 +227,7 @@ def product_finding(found: Sequence[ProductTimes], width: int) -> str:
         for way in never
     )
     tail = f" Slower at every number of tokens: {slow}; no kernel reads these codes here." if never else ""
-    return (
-        f"A product of {width} × {width} with one token, as fast as full precision: {told or 'none'}.{tail}"
-    )
+    return f"One token through {width} × {width}, times as fast as full precision: {told or 'none'}.{tail}"
 
 
 def cache_rows(

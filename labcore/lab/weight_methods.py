@@ -93,7 +93,7 @@ class Methods:
         """The exact numbers."""
         first: dict[str, Any] = {
             "weights": "full precision", "bits": None, "bits with scales": None,
-            "model": si(self.full.weight_bytes, "B"), "perplexity": f"{self.full.perplexity.value:.4f}",
+            "model": si(self.full.weight_bytes, "B"), "perplexity": as_perplexity(self.full),
             "change": "–", "KL (nats a token)": 0.0, "recall (%)": _percent(self.full.recall),
         }  # fmt: skip
         return [first, *(_row(run) for run in self.runs)]
@@ -102,9 +102,15 @@ class Methods:
         """What 8 bits cost, and what the methods are worth at the fewest bits."""
         int8, bits = self.of("rtn", 8), min(run.bits for run in self.runs)
         told = ", ".join(f"{run.method} {_signed(run.change.value)}" for run in self.runs if run.bits == bits)
+        apart = [run for run in self.runs if run.recipe.method == "llm_int8"]
+        tail = (
+            f" LLM.int8() ends at {apart[0].report.bits_per_weight:.1f} bits a weight: it keeps every column "
+            f"whose inputs reach {apart[0].recipe.threshold:g} in full precision."
+        )
         return (
             f"8 bits change the perplexity by {_signed(int8.change.value)} (95 % of redraws: "
             f"{_signed(int8.change.low)} to {_signed(int8.change.high)}). At {bits} bits: {told}."
+            f"{tail if apart else ''}"
         )
 
 
@@ -115,11 +121,17 @@ def _row(run: MethodRun) -> dict[str, Any]:
         "bits": run.bits,
         "bits with scales": f"{run.report.bits_per_weight:.2f}",
         "model": si(run.quality.weight_bytes, "B"),
-        "perplexity": f"{run.quality.perplexity.value:.4f}",
+        "perplexity": as_perplexity(run.quality),
         "change": f"{_signed(change.value)} [{_signed(change.low)}, {_signed(change.high)}]",
         "KL (nats a token)": run.quality.divergence.value,
         "recall (%)": _percent(run.quality.recall),
     }
+
+
+def as_perplexity(found: WeightQuality) -> str:
+    """With the digits that small changes need."""
+    value = found.perplexity.value
+    return f"{value:.4f}" if value < 10 else significant(value)
 
 
 def _signed(change: float) -> str:
@@ -205,7 +217,7 @@ def output_errors(one: Model, full: Model, inputs: Mapping[str, Tensor]) -> dict
     return errors
 
 
-def published_rows(found: Methods) -> list[dict[str, Any]]:
+def published_methods(found: Methods) -> list[dict[str, Any]]:
     """Llama-2-7B as published beside the embedded model as measured: change of perplexity by method."""
     rows = []
     for (method, bits), perplexity in PUBLISHED.items():
@@ -215,7 +227,7 @@ def published_rows(found: Methods) -> list[dict[str, Any]]:
                 "weights": f"{NAMES[method]}, {bits} bits",
                 "Llama-2-7B, published (groups of 128)": perplexity,
                 "published change": _signed(perplexity / PUBLISHED_FULL - 1),
-                f"this model, groups of {ours.recipe.weights.group}": f"{ours.quality.perplexity.value:.4f}",
+                f"this model, groups of {ours.recipe.weights.group}": as_perplexity(ours.quality),
                 "measured change": _signed(ours.change.value),
             }
         )
@@ -229,12 +241,14 @@ def order_finding(found: Methods, bits: int) -> str:
         one = found.of(method, bits)
         gap = quality.perplexity_change(one.quality, plain.quality)
         sure = gap.high < 0 or gap.low > 0
+        moved = plain.quality.divergence.value / one.quality.divergence.value
         told.append(
-            f"{one.method} is {significant(abs(gap.value) * 100)} % {'below' if gap.value < 0 else 'above'} "
-            f"rounding to nearest ({'outside' if sure else 'within'} the noise: {_signed(gap.low)} to "
-            f"{_signed(gap.high)})"
+            f"{one.method}'s perplexity is {significant(abs(gap.value) * 100)} % "
+            f"{'below' if gap.value < 0 else 'above'} that of rounding to nearest ("
+            f"{'outside' if sure else 'within'} the noise: {_signed(gap.low)} to {_signed(gap.high)}), its "
+            f"KL {significant(moved)}× smaller"
         )
-    return f"Perplexity at {bits} bits, same texts: {'; '.join(told)}."
+    return f"At {bits} bits, on the same texts: {'; '.join(told)}."
 
 
 def scan(model: Model, fmt: str, *, stories: int, seed: int = 0) -> list[Sensitivity]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from labcore.lab import theme
 from labcore.lab.planted import Curve
-from labcore.lab.shrunk import FULL, ProductTimes, ThreeWays
+from labcore.lab.shrunk import ProductTimes, ThreeWays
 from labcore.lab.weight_methods import NAMES, PUBLISHED, PUBLISHED_FULL, MethodRun, Methods
 from labcore.quality.sensitivity import Sensitivity
 
@@ -166,7 +166,9 @@ def curve_figure(curve: Curve) -> go.Figure:
 
 def three_ways_figure(found: ThreeWays) -> go.Figure:
     """How many times smaller and faster each way is; below the line it lost."""
-    made = theme.figure(f"{found.model}: against full precision", y="times smaller or faster", height=420)
+    made = theme.figure(
+        f"{found.model}: against full precision", y="times smaller or faster (1: no gain)", height=420
+    )
     for way, color, pattern in zip(found.ways[1:], theme.COLORS, theme.PATTERNS, strict=False):
         times = way.times(found.full)
         made.add_bar(
@@ -174,7 +176,7 @@ def three_ways_figure(found: ThreeWays) -> go.Figure:
             text=[f"{value:.1f}×" for value in times.values()], textposition="outside",
             marker={"color": color, "pattern": theme.hatch(pattern)},
         )  # fmt: skip
-    made.add_hline(y=1, line={"color": theme.BLACK, "width": 2, "dash": "dot"}, annotation_text=FULL)
+    made.add_hline(y=1, line={"color": theme.BLACK, "width": 2, "dash": "dot"})
     made.update_layout(barmode="group")
     return made
 
@@ -185,7 +187,7 @@ def products_figure(found: Sequence[ProductTimes], width: int) -> go.Figure:
     tokens = list(full.seconds)
     made = theme.figure(
         f"A product of {width} × {width}, by number of tokens", x="tokens",
-        y="times as fast as in full precision",
+        y="times as fast (1: full precision)",
         height=400,
     )  # fmt: skip
     for one, color, symbol in zip(rest, theme.COLORS, theme.SYMBOLS, strict=False):
@@ -194,7 +196,7 @@ def products_figure(found: Sequence[ProductTimes], width: int) -> go.Figure:
             mode="lines+markers", line={"color": color}, marker={"symbol": symbol, "size": 9},
             text=[one.paths[n] for n in tokens], hovertemplate="%{y:.2g}×, path %{text}<extra></extra>",
         )  # fmt: skip
-    made.add_hline(y=1, line={"color": theme.BLACK, "width": 2, "dash": "dot"}, annotation_text=FULL)
+    made.add_hline(y=1, line={"color": theme.BLACK, "width": 2, "dash": "dot"})
     made.update_xaxes(type="log", tickvals=tokens, ticktext=[str(n) for n in tokens])
     made.update_yaxes(type="log", dtick=1, exponentformat="none")
     return made

@@ -51,6 +51,13 @@ def choice(label: str, options: Sequence[str] | Mapping[str, Any], value: Any) -
     return Control(made, made)
 
 
+def tabs(label: str, options: Mapping[str, Any], value: Any) -> Control:
+    """One button beside the other, one of them pressed. `options`: shown text to value."""
+    made = widgets.ToggleButtons(options=list(options.items()), value=value, description=label, style=_STYLE)
+    made.style.button_width = "max-content"
+    return Control(made, made)
+
+
 def slider(label: str, values: Sequence[Any], value: Any, show: Callable[[Any], str] = str) -> Control:
     """A slider over listed values (so that 1, 2, 4, 8 … are evenly spaced); acts when released."""
     made = widgets.SelectionSlider(

@@ -6,7 +6,7 @@ from labcore.lab.figures.quantization import channels_figure, curve_figure, laye
 from labcore.lab.planted import FACTORS, LayerInputs
 from labcore.lab.units import significant
 from labcore.lab.weight_methods import IDEAS, MethodRun, Methods
-from labcore.lab.widgets.common import Explorer, View, choice, slider
+from labcore.lab.widgets.common import Explorer, View, choice, slider, tabs
 
 PICTURES = ("SmoothQuant's alpha", "AWQ's power", "channels, before and after")
 WORST = 6  # layers that the table holds
@@ -19,14 +19,22 @@ def methods_explorer(found: Methods) -> None:
 
 def make_methods(found: Methods) -> Explorer:
     """The explorer, not placed yet."""
-    names = {f"{run.method}, {run.bits} bits": index for index, run in enumerate(found.runs)}
-    first = next((i for i, run in enumerate(found.runs) if run.recipe.method == "gptq"), 0)
-    return Explorer(lambda method: methods_view(found, method), method=choice("Method", names, first))
+    methods = {run.method: run.recipe.method for run in found.runs}
+    bits = sorted({run.bits for run in found.runs}, reverse=True)
+    return Explorer(
+        lambda method, bits: methods_view(found, method, bits),
+        method=tabs("Method", methods, next(iter(methods.values()))),
+        bits=slider("Bits", bits, bits[len(bits) // 2]),
+    )
 
 
-def methods_view(found: Methods, index: int) -> View:
-    """What the method does, and each layer's error beside that of rounding to nearest."""
-    run = found.runs[index]
+def methods_view(found: Methods, method: str, bits: int) -> View:
+    """What the method does, and each layer's error beside that of rounding to nearest.
+
+    A method that was not run with so many bits is shown with the nearest that it was.
+    """
+    runs = [run for run in found.runs if run.recipe.method == method]
+    run = min(runs, key=lambda one: abs(one.bits - bits))
     plain = None
     if run.recipe.method != "rtn" and any(_same(one, run) for one in found.runs):
         plain = next(one for one in found.runs if _same(one, run))
@@ -39,7 +47,8 @@ def methods_view(found: Methods, index: int) -> View:
         }
         for layer in worst
     ]
-    return View(layers_figure(run, plain), f"{IDEAS[run.recipe.method]} {_told(run, plain)}", rows)
+    apart = "" if run.bits == bits else f" (Run here with {run.bits} bits only.)"
+    return View(layers_figure(run, plain), f"{IDEAS[method]}{apart} {_told(run, plain)}", rows)
 
 
 def _same(one: MethodRun, other: MethodRun) -> bool:
