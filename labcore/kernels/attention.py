@@ -6,6 +6,7 @@ the cache several times over, which is what GQA was made to avoid; here the *que
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,14 +17,23 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, ca
     """softmax(q kᵀ / sqrt(d)) v, each group of query heads over its shared key/value head.
 
     q: (B, h, n, d); k, v: (B, h_kv, T, d) with h a multiple of h_kv. mask: bool, (B or 1, 1, n, T), True
-    where a query may look; `causal` instead of a mask when n == T and query i sees keys 0..i.
+    where a query may look; `causal` instead of a mask where the queries are the last n of T positions, so
+    that query i sees keys 0 to T - n + i.
     Returns (B, h, n, d).
     """
     if q.shape[2] == 1:
         return _one_query(q, k, v, mask)
     if causal and native.takes(q, k, v):
         return native.prompt_attention(q, k, v)
+    if causal and k.shape[2] > q.shape[2]:
+        mask, causal = _behind(q.shape[2], k.shape[2], q.device), False
     return _many_queries(q, k, v, mask, causal)
+
+
+def _behind(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(1, 1, n, T): the mask of queries behind a history."""
+    ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    return ones.tril(keys - queries)[None, None]
 
 
 def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

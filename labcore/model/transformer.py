@@ -144,12 +144,12 @@ class Transformer(nn.Module):
         """Recompute the rotary frequencies on the weights' device (they are in no checkpoint)."""
         self.rope.reset(self.norm.weight.device)
 
-    def forward(self, tokens: Tensor, cache: AttendingCache, logits_to_keep: int = 0) -> Tensor:
+    def forward(self, tokens: Tensor, cache: AttendingCache, logits_to_keep: int | Tensor = 0) -> Tensor:
         """Compute the next n positions of each sequence.
 
         tokens: (B, n) int64. cache: holds what came before, and takes what is computed now.
-        logits_to_keep: only the last so many positions (0: all).
-        Returns (B, n or logits_to_keep, vocab) in the model's dtype.
+        logits_to_keep: only the last so many positions (0: all), or the positions in a tensor of indices.
+        Returns (B, n or as many as are kept, vocab) in the model's dtype.
         Raises CacheFull when the cache has no room for n more.
         """
         x = self.embed_tokens(tokens)  # (B, n, hidden)
@@ -159,7 +159,8 @@ class Transformer(nn.Module):
         else:
             for layer in self.layers:
                 x = layer(x, cos, sin, cache)
-            logits = self.lm_head(self.norm(x[:, -logits_to_keep:]))
+            kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else slice(-logits_to_keep, None)
+            logits = self.lm_head(self.norm(x[:, kept]))
         cache.commit()
         return logits
 

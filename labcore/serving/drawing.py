@@ -1,0 +1,116 @@
+"""Tokens for a step's rows, by each request's own settings and random stream; and guesses checked exactly."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from labcore.generation.sampling import SamplingParams, draw, process_logits
+from labcore.serving.requests import TokenLogprob
+from labcore.serving.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one row got. tokens: accepted guesses, then one token of its own."""
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def draw_rows(sequences: Rows[Sequence], logits: Tensor) -> list[Drawn]:
+    """The next token of each, the same whoever else is there. logits: (R, vocab) fp32."""
+    chosen = logits.argmax(-1)
+    for params, rows in _groups(sequences).items():
+        if params.greedy and params.repetition_penalty == 1.0:
+            continue
+        picked = torch.tensor(rows, device=logits.device)
+        some = [sequences[row] for row in rows]
+        processed = process_logits(logits[picked], params, _history(some, params, logits.device))
+        if params.greedy:
+            chosen[picked] = processed.argmax(-1)
+        else:
+            points = torch.cat([torch.rand(1, generator=one.stream) for one in some])
+            chosen[picked] = draw(processed, points.to(logits.device))
+    tokens: list[int] = chosen.tolist()
+    return [
+        Drawn((token,), _logprobs(sequence, logits[row : row + 1], [token]))
+        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True))
+    ]
+
+
+def check_guesses(sequence: Sequence, logits: Tensor) -> Drawn:
+    """Accept guesses one after another and draw one token more; exact (Leviathan et al. 2023).
+
+    logits: (guesses + 1, vocab) fp32, behind the newest known token and behind each guess. A guess x is taken
+    with probability p(x); else the token is drawn from p without x. So every token has the distribution that
+    it would have had alone, and greedy ones are the same tokens.
+    """
+    tokens: list[int] = []
+    params = sequence.request.sampling
+    for place, guess in enumerate([*sequence.drafted, None]):
+        history = _known(sequence, tokens, params, logits.device)
+        processed = process_logits(logits[place : place + 1], params, history)[0]
+        token = _take_or_draw(processed, guess, sequence)
+        tokens.append(token)
+        if token != guess:
+            break
+    return Drawn(tuple(tokens), _logprobs(sequence, logits[: len(tokens)], tokens))
+
+
+def _take_or_draw(logits: Tensor, guess: int | None, sequence: Sequence) -> int:
+    if sequence.request.sampling.greedy:
+        return int(logits.argmax())
+    if guess is not None:
+        accepted = torch.rand(1, generator=sequence.stream).item() < logits.softmax(-1)[guess].item()
+        if accepted:
+            return guess
+        logits = logits.index_fill(0, torch.tensor(guess, device=logits.device), -torch.inf)
+    point = torch.rand(1, generator=sequence.stream)
+    return int(draw(logits[None], point.to(logits.device)))
+
+
+def _groups(sequences: Rows[Sequence]) -> dict[SamplingParams, list[int]]:
+    """Rows by settings; seeds apart, which each has in its stream."""
+    found: dict[SamplingParams, list[int]] = defaultdict(list)
+    for row, sequence in enumerate(sequences):
+        found[replace(sequence.request.sampling, seed=0)].append(row)
+    return found
+
+
+def _history(sequences: Rows[Sequence], params: SamplingParams, device: torch.device) -> Tensor | None:
+    """(R, longest) tokens so far, short rows filled up with -1; None where no penalty asks."""
+    if params.repetition_penalty == 1.0:
+        return None
+    longest = max(len(one.tokens) for one in sequences)
+    rows = [one.tokens + [-1] * (longest - len(one.tokens)) for one in sequences]
+    return torch.tensor(rows, device=device)
+
+
+def _known(
+    sequence: Sequence, tokens: list[int], params: SamplingParams, device: torch.device
+) -> Tensor | None:
+    if params.repetition_penalty == 1.0:
+        return None
+    return torch.tensor([sequence.tokens + tokens], device=device)
+
+
+def _logprobs(sequence: Sequence, logits: Tensor, tokens: Rows[int]) -> tuple[TokenLogprob, ...]:
+    """Of each token, and of the best ones beside it; none where nobody asked."""
+    count = sequence.request.logprobs
+    if count is None:
+        return ()
+    logs = logits.log_softmax(-1)
+    best = logs.topk(min(count, logs.shape[-1]))
+    return tuple(
+        TokenLogprob(
+            token,
+            float(logs[row, token]),
+            tuple(zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)),
+        )
+        for row, token in enumerate(tokens)
+    )

@@ -1,0 +1,100 @@
+"""The engine without a server: answer a list of prompts, or play a trace of arrivals in real time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from labcore.generation.prompts import encode_batch
+from labcore.generation.sampling import SamplingParams
+from labcore.generation.stopping import Stopping
+from labcore.serving.engine import LLMEngine
+from labcore.serving.requests import Request, RequestOutput
+
+Prompts = Sequence[str] | Sequence[Sequence[int]]
+
+
+class Answered:
+    """One finished request: its text, its tokens, and why it ended."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.text, self.tokens, self.finish_reason = "", [], ""  # type: tuple[str, list[int], str]
+        self.num_cached_tokens = 0
+
+    def add(self, output: RequestOutput) -> None:
+        """What one step gave it."""
+        self.text += output.text
+        self.tokens += output.tokens
+        self.num_cached_tokens = output.num_cached_tokens
+        self.finish_reason = output.finish_reason or self.finish_reason
+
+
+def answer(
+    engine: LLMEngine,
+    prompts: Prompts,
+    *,
+    max_new_tokens: int = 64,
+    stop: str | Sequence[str] = (),
+    ignore_eos: bool = False,
+    **sampling: Any,
+) -> list[Answered]:
+    """All prompts at once, in their order. Arguments as in `labcore.generate`; prompt i has seed + i."""
+    params = SamplingParams(**sampling)
+    stopping = Stopping(max_new_tokens, stop, ignore_eos)
+    found = {}
+    for index, tokens in enumerate(encode_batch(engine.model, prompts).lists):
+        seeded = SamplingParams(**{**sampling, "seed": params.seed + index})
+        request = Request(f"answer-{index}", tuple(tokens), seeded, stopping)
+        found[request.id] = Answered(request.id)
+        engine.add(request)
+    while engine.has_work:
+        for output in engine.step():
+            found[output.id].add(output)
+    return list(found.values())
+
+
+def replay(
+    engine: LLMEngine,
+    requests: Iterable[Request],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    on_step: Callable[[list[RequestOutput]], None] = lambda _: None,
+) -> dict[str, Answered]:
+    """Play requests at their `arrival_s`, seconds from now, and run the engine until all are over.
+
+    Latencies count from the planned arrival, however busy the engine was. Returns the answers by id; the
+    engine's events hold the times, on its clock.
+    """
+    start = engine.clock()
+    waiting = sorted(requests, key=lambda request: request.arrival_s or 0.0, reverse=True)
+    found = {request.id: Answered(request.id) for request in waiting}
+    while waiting or engine.has_work:
+        now = engine.clock() - start
+        while waiting and (waiting[-1].arrival_s or 0.0) <= now:
+            engine.add(_at(waiting.pop(), start))
+        engine.scheduler.more_to_come = bool(waiting)
+        outputs = engine.step()
+        for output in outputs:
+            found[output.id].add(output)
+        on_step(outputs)
+        if engine.idle_step:
+            _wait(engine, waiting, start, sleep)
+    return found
+
+
+def _at(request: Request, start: float) -> Request:
+    from dataclasses import replace
+
+    return replace(request, arrival_s=start + (request.arrival_s or 0.0))
+
+
+def _wait(engine: LLMEngine, waiting: list[Request], start: float, sleep: Callable[[float], None]) -> None:
+    """Until the next arrival, or a little where only a policy waits."""
+    if not waiting:
+        sleep(0.001)
+        return
+    until = start + (waiting[-1].arrival_s or 0.0) - engine.clock()
+    if until > 0:
+        sleep(min(until, 0.002) if engine.has_work else until)

@@ -1,0 +1,101 @@
+"""A request on its way: what is known of it, what has been computed, which blocks it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from labcore.serving.requests import FinishReason, Request
+
+
+class AnswerLike(Protocol):
+    """What turns tokens into text and says when enough have come; `generation.Answer` is one."""
+
+    ended: Any
+
+    def push(self, token: int, seconds: float, last: bool) -> str:
+        """Take a token; returns the text that it made visible."""
+
+
+@dataclass(eq=False)
+class Sequence:
+    """The state of one request.
+
+    tokens: prompt and answer so far. computed: of them, those whose keys and values are in the blocks.
+    drafted: guesses behind the known tokens that the next step checks. limit: tokens that it may have in all.
+    known_prefix: prompt tokens that were found in the prefix cache. ended: why, once it is over.
+    lingers: over, but its place in a fixed batch is kept (and computed for) until the batch is over.
+    """
+
+    request: Request
+    arrival_s: float
+    limit: int
+    answer: AnswerLike
+    tokens: list[int] = field(default_factory=list)
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)
+    known_prefix: int = 0
+    admissions: int = 0
+    preemptions: int = 0
+    ended: FinishReason | None = None
+    lingers: bool = False
+    swapped: Any = None
+    stream: Any = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def id(self) -> str:
+        """The request's."""
+        return self.request.id
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt)
+
+    @property
+    def num_output(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def pending(self) -> int:
+        """Known tokens that are not computed: 1 while it decodes; a lingering one computes its last again."""
+        return 1 if self.lingers else len(self.tokens) - self.computed
+
+    @property
+    def decoding(self) -> bool:
+        """Whether only its newest token is missing."""
+        return self.pending == 1
+
+    @property
+    def turn(self) -> tuple[int, float]:
+        """Who is served first: priority, then arrival. What is preempted keeps its turn."""
+        return (self.request.priority, self.arrival_s)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence's part of a step: `new` tokens behind `start`, the drafted ones included."""
+
+    sequence: Sequence
+    start: int
+    new: int
+
+    @property
+    def draws(self) -> bool:
+        """Whether this step reaches the newest known token, so that the next one can be drawn."""
+        return self.start + self.new >= len(self.sequence.tokens)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one step does."""
+
+    rows: list[Row]
+    admitted: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    swapped: list[Sequence] = field(default_factory=list)
