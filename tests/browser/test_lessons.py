@@ -106,3 +106,15 @@ def test_roofline_answers_to_batch_and_context(opened: Opened, root: Path) -> No
         assert notebook.changes(cell, lambda slider=slider: notebook.move(slider))
     _keep(notebook, cell, root, "lesson-06-roofline")
     assert notebook.problems == []
+
+
+def test_methods_are_tabs_and_the_microscope_answers(opened: Opened, root: Path) -> None:
+    notebook = opened("07")
+    button = notebook.page.locator(".labcore-method button", has_text="AWQ").first
+    cell = notebook.cell_of(button)
+    assert notebook.changes(cell, button.click)
+    format_ = notebook.page.locator(".labcore-dtype select").first
+    cell = notebook.cell_of(format_)
+    assert notebook.changes(cell, lambda: format_.select_option("int3"))
+    _keep(notebook, cell, root, "lesson-07-microscope")
+    assert notebook.problems == []

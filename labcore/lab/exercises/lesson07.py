@@ -11,25 +11,14 @@ from torch import Tensor
 
 from labcore.lab.exercises.checking import Verdict, on_cases
 from labcore.lab.exercises.registry import exercise
-
-
-def _stream() -> torch.Generator:
-    return torch.Generator().manual_seed(random.randrange(1 << 30))
-
-
-def _near_codes(lowest: int, highest: int, count: int = 24) -> Tensor:
-    """Numbers at most 0.4 from an integer of this range: no formula's last digit decides how they round."""
-    stream = _stream()
-    codes = torch.randint(lowest, highest + 1, (count,), generator=stream)
-    return codes + 0.8 * (torch.rand(count, generator=stream) - 0.5)
-
-
-def _on_copies(answer: Any) -> Any:
-    """The answer, given copies of its tensors: one that works in place must not change the reference's."""
-    if not callable(answer):
-        return answer
-    return lambda *case: answer(*(part.clone() if isinstance(part, Tensor) else part for part in case))
-
+from labcore.lab.exercises.rounding_cases import (
+    astride,
+    loud,
+    midway,
+    on_copies,
+    other_grid,
+    outlying,
+)
 
 # 07.1 ------------------------------------------------------------------------------------------------
 
@@ -83,14 +72,6 @@ def _step(x: Tensor, bits: int) -> Tensor:
     return x.abs().max() / (2 ** (bits - 1) - 1)
 
 
-def _loud(bits: int) -> tuple[Tensor, int]:
-    """A vector whose largest magnitude is a negative number's."""
-    top = 2 ** (bits - 1) - 1
-    x = _near_codes(1 - top, top - 1)
-    x[random.randrange(len(x))] = -top
-    return x * random.uniform(0.05, 3), bits
-
-
 @exercise(
     "07.2",
     title="One loud number",
@@ -105,9 +86,9 @@ def _loud(bits: int) -> tuple[Tensor, int]:
     solution=absmax,
 )
 def _check_absmax(answer: Any) -> Verdict:
-    cases = [(torch.tensor([0.1, -0.2, 0.3, 60.0]), 8), _loud(8), _loud(4), _loud(3)]
+    cases = [(torch.tensor([0.1, -0.2, 0.3, 60.0]), 8), loud(8), loud(4), loud(3)]
     return on_cases(
-        _on_copies(answer),
+        on_copies(answer),
         cases,
         absmax,
         names=("x", "bits"),
@@ -138,28 +119,6 @@ def with_zero_point(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     return codes, scale, zero
 
 
-def _astride(bits: int) -> tuple[Tensor, int]:
-    """A vector on both sides of 0, whose 0 lies between two codes before it is put on one."""
-    last = 2**bits - 1
-    zero, off = random.randint(1, last - 1), random.choice((-1, 1)) * random.uniform(0.15, 0.35)
-    x = _near_codes(1 - zero, last - zero - 1)
-    x[0], x[1] = -(zero + off), last - zero - off
-    return x * random.uniform(0.1, 3), bits
-
-
-def _other_grid(spans_zero: bool = True, steps: int = 0, whole: bool = True, added: bool = True) -> Any:
-    """`with_zero_point` with a mistake in it."""
-
-    def made(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-        edges = torch.cat([x, x.new_zeros(int(spans_zero))])
-        scale = (edges.max() - edges.min()) / (2**bits - 1 + steps)
-        zero = -edges.min() / scale
-        zero = zero.round() if whole else zero
-        return (x / scale + (zero if added else 0)).round().clamp(0, 2**bits - 1), scale, zero
-
-    return made
-
-
 @exercise(
     "07.3",
     title="Nothing stays nothing",
@@ -175,25 +134,25 @@ def _other_grid(spans_zero: bool = True, steps: int = 0, whole: bool = True, add
     solution=with_zero_point,
 )
 def _check_zero_point(answer: Any) -> Verdict:
-    cases = [(torch.tensor([-1.0, 0.0, 0.4, 2.0]), 2), _astride(8), _astride(4), _astride(3)]
+    cases = [(torch.tensor([-1.0, 0.0, 0.4, 2.0]), 2), astride(8), astride(4), astride(3)]
     cases += [(sign * random.uniform(0.1, 3) * torch.tensor([2.0, 3.1, 5.8, 7.0]), 3) for sign in (1, -1)]
     return on_cases(
-        _on_copies(answer),
+        on_copies(answer),
         cases,
         with_zero_point,
         names=("x", "bits"),
         praise="6 of 6 vectors. Every code is used, however lopsided the numbers, and 0 is still 0.",
         mistakes={
             "0 must have a code, though all numbers lie on one side: low at most 0, high at least 0.": (
-                _other_grid(spans_zero=False)
+                other_grid(spans_zero=False)
             ),
-            "between 2**bits codes there are 2**bits - 1 steps.": _other_grid(steps=1),
-            "the zero point is a code: round it.": _other_grid(whole=False),
+            "between 2**bits codes there are 2**bits - 1 steps.": other_grid(steps=1),
+            "the zero point is a code: round it.": other_grid(whole=False),
             "zero is the code of the number 0, not the lowest number.": lambda x, b: (
-                *_other_grid(whole=False)(x, b)[:2],
+                *other_grid(whole=False)(x, b)[:2],
                 x.min().clamp(max=0),
             ),
-            "codes start at 0: add the zero point to them.": _other_grid(added=False),
+            "codes start at 0: add the zero point to them.": other_grid(added=False),
         },
         what="vectors",
         tolerance=1e-4,
@@ -211,15 +170,6 @@ def smooth(act_absmax: Tensor, weight: Tensor, alpha: float) -> Tensor:
     return act_absmax.pow(alpha) / weight.abs().amax(0).pow(1 - alpha)
 
 
-def _outlying(width: int, alpha: float) -> tuple[Tensor, Tensor, float]:
-    """A square layer, so that no mix-up of rows and columns raises. Each column's largest is negative."""
-    stream = _stream()
-    weight = torch.randn(width, width, generator=stream)
-    weight[0].abs_()
-    weight[1] = -4 - 8 * torch.rand(width, generator=stream)
-    return 0.5 + 60 * torch.rand(width, generator=stream).pow(4), weight, alpha
-
-
 @exercise(
     "07.4",
     title="Share the trouble",
@@ -235,9 +185,9 @@ def _outlying(width: int, alpha: float) -> tuple[Tensor, Tensor, float]:
 )
 def _check_smooth(answer: Any) -> Verdict:
     golden = (torch.tensor([1.0, 64.0]), torch.tensor([[0.5, -0.25], [-1.0, 0.125]]), 0.5)
-    cases = [golden, _outlying(8, 0.5), _outlying(8, 0.8), _outlying(16, random.uniform(0.1, 0.4))]
+    cases = [golden, outlying(8, 0.5), outlying(8, 0.8), outlying(16, random.uniform(0.1, 0.4))]
     return on_cases(
-        _on_copies(answer),
+        on_copies(answer),
         cases,
         smooth,
         names=("act_absmax", "weight", "alpha"),
@@ -327,17 +277,6 @@ def push_on(weight: Tensor, quantized_column: Tensor, j: int, upper: Tensor) -> 
     return corrected
 
 
-def _midway(rows: int, columns: int, j: int) -> tuple[Tensor, Tensor, int, Tensor]:
-    """A step on inputs that have something in common, so that one column can stand in for another."""
-    stream = _stream()
-    shared = torch.randn(8 * columns, 1, generator=stream)
-    x = (torch.randn(8 * columns, columns, generator=stream) + shared).double()
-    hessian = x.T @ x * (2 / len(x))
-    upper = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True).float()
-    weight = torch.randn(rows, columns, generator=stream)
-    return weight, (2 * weight[:, j]).round() / 2, j, upper
-
-
 def _pushed(mistaken: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """The step with another factor in the place of `upper`."""
     return lambda weight, quantized, j, upper: push_on(weight, quantized, j, mistaken(upper))
@@ -367,9 +306,9 @@ def _check_push_on(answer: Any) -> Verdict:
     upper = torch.tensor([[2.0, 1.0, -0.5], [0.0, 1.0, 0.25], [0.0, 0.0, 1.0]])
     weight = torch.tensor([[1.2, 0.4, 0.0], [-0.7, 1.0, 2.0]])
     cases = [(weight, torch.tensor([1.0, -1.0]), 0, upper)]
-    cases += [_midway(4, 6, j) for j in (0, random.randint(1, 4), 5)]
+    cases += [midway(4, 6, j) for j in (0, random.randint(1, 4), 5)]
     return on_cases(
-        _on_copies(answer),
+        on_copies(answer),
         cases,
         push_on,
         names=("weight", "quantized_column", "j", "upper"),
