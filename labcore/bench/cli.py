@@ -11,6 +11,7 @@ from rich.table import Table
 
 from labcore.bench.cli_predict import parallel, predict
 from labcore.bench.cli_quant import quant, quant_quality
+from labcore.bench.cli_serving import serving
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine beside its peers and the machine's limits.")
 
@@ -23,6 +24,7 @@ def main() -> None:
 app.command()(predict)
 app.command()(parallel)
 app.command()(quant)
+app.command()(serving)
 app.command("quant-quality")(quant_quality)
 
 

@@ -1,0 +1,81 @@
+"""The command `labcore bench serving`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+PYPI = {"llama.cpp": "llama-cpp-python"}
+
+
+def serving(
+    model: Annotated[
+        str, typer.Option(help="story, a folder, a Hub id, or shape:NAME.")
+    ] = "shape:smollm2-135m",
+    against: Annotated[
+        list[str] | None, typer.Option(help="A peer: transformers, llama.cpp. May be given again.")
+    ] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option(help="uniform, exponential, constant. May be given again.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Requests, all there at the start.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences at once, and of a static batch.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each, interleaved.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of lengths and tokens.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+) -> None:
+    """One list of requests through continuous and static batching, and through peers: tokens a second."""
+    from labcore.bench import record
+    from labcore.bench.serving import WORKLOADS, bench_serving
+    from labcore.perf.machine import resolve_device
+
+    console = Console()
+    peers = against or []
+    with console.status("loading") as status:
+        result = bench_serving(
+            model,
+            peers,
+            workloads=workload or list(WORKLOADS),
+            requests=requests,
+            batch=batch,
+            repeats=repeats,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            progress=status.update,
+        )
+    data = record.record("serving", result, resolve_device(device), [PYPI.get(name, name) for name in peers])
+    console.print(table(data))
+    if out:
+        record.write(out, data)
+        console.print(f"Written to {out}")
+
+
+def table(data: dict[str, Any]) -> Table:
+    """A row for each contestant on each workload."""
+    result, machine = data["result"], data["machine"]
+    shown = Table(
+        title=f"{result['model']} {result['dtype']} on {machine['name']}, {machine['threads']} threads: "
+        f"{result['requests']} requests, {result['batch']} at once, median of {result['repeats']} runs",
+        caption="time: over our continuous batching's. scheduling: median share of a step beside the model.",
+    )
+    for name in ("workload", "engine", "s", "IQR s", "output tok/s", "time", "scheduling"):
+        shown.add_column(name, justify="left" if name in ("workload", "engine") else "right")
+    for row in result["rows"]:
+        share = row["scheduling"]
+        shown.add_row(
+            row["workload"],
+            row["engine"],
+            f"{row['seconds']:.1f}",
+            f"{row['spread_s']:.2f}",
+            f"{row['tokens_per_s']:.1f}",
+            f"{row['over']:.2f} ×",
+            "–" if share is None else f"{share:.1%}",
+        )
+    return shown

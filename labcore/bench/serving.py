@@ -1,0 +1,201 @@
+"""`labcore bench serving`: one list of requests through policies of our engine, and through peers.
+
+All requests are there at the start, so that what is measured is throughput. Contestants run in turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+import labcore
+from labcore.bench import llama_server
+from labcore.bench.interleave import interleave
+from labcore.bench.peers import as_transformers
+from labcore.errors import LabError
+from labcore.generation.stopping import Stopping
+from labcore.model import Model
+from labcore.serving import LLMEngine, Request, Static
+from labcore.serving.workload import Workload, make_workload
+
+PEERS = ("transformers", "llama.cpp")
+# name: (prompt, output) lengths. The first is what servers are compared on; exponential lengths are what
+# static batching suffers from, constant ones the control.
+WORKLOADS = {
+    "uniform": ("uniform:64-256", "uniform:64-256"),
+    "exponential": ("uniform:64-256", "exp:96:1-512"),
+    "constant": ("fixed:128", "fixed:96"),
+}
+
+
+class Served(NamedTuple):
+    """One run. scheduling: median share of a step beside the model's pass; of our engine alone."""
+
+    seconds: float
+    output_tokens: int
+    scheduling: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant on one workload: medians of whole runs. over: its time over continuous batching's."""
+
+    workload: str
+    engine: str
+    seconds: float
+    spread_s: float
+    output_tokens: int
+    tokens_per_s: float
+    over: float
+    scheduling: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+Contestant = Callable[[], Served]
+OURS = "labcore continuous"
+
+
+def bench_serving(
+    source: str,
+    against: Sequence[str] = (),
+    *,
+    workloads: Sequence[str] = tuple(WORKLOADS),
+    requests: int = 64,
+    batch: int = 16,
+    repeats: int = 3,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Plain data of one interleaved run. Raises LabError for peers or workloads that there are not."""
+    _check(against, workloads)
+    model = labcore.load(source, device=device, dtype=dtype)
+    rows: list[Row] = []
+    for name in workloads:
+        prompt, output = WORKLOADS[name]
+        load = make_workload(
+            requests, prompt=prompt, output=output, vocab_size=model.config.vocab_size, seed=seed
+        )
+        with ExitStack() as stack:
+            contestants = _contestants(model, load, batch, against if name == workloads[0] else (), stack)
+            progress(name)
+            samples = interleave(contestants, repeats=repeats, progress=progress)
+        base = samples[OURS].median(_seconds)
+        for engine, found in samples.items():
+            first, seconds = found.results[0], found.median(_seconds)
+            shares = [one.scheduling for one in found.results if one.scheduling is not None]
+            rows.append(
+                Row(
+                    name,
+                    engine,
+                    seconds,
+                    found.spread(_seconds),
+                    first.output_tokens,
+                    first.output_tokens / seconds,
+                    seconds / base,
+                    statistics.median(shares) if shares else None,
+                )  # fmt: skip
+            )
+    return {
+        "model": model.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "requests": requests,
+        "batch": batch,
+        "repeats": repeats,
+        "seed": seed,
+        "workloads": {name: WORKLOADS[name] for name in workloads},
+        "rows": [row.to_dict() for row in rows],
+    }
+
+
+def _seconds(one: Served) -> float:
+    return one.seconds
+
+
+def _contestants(
+    model: Model, load: Workload, batch: int, against: Sequence[str], stack: ExitStack
+) -> dict[str, Contestant]:
+    found: dict[str, Contestant] = {
+        OURS: lambda: ours(model, load, "continuous", batch),
+        f"labcore static, batches of {batch}": lambda: ours(model, load, Static(batch), batch),
+    }
+    if "transformers" in against:
+        peer = as_transformers(model)
+        found[f"transformers, batches of {batch}"] = lambda: _transformers(peer, model, load, batch)
+    if "llama.cpp" in against:
+        if model.device.type != "cpu":
+            raise LabError("llama.cpp's server is measured on a CPU only; leave it out, or add --device cpu.")
+        longest = max(one.prompt_tokens + one.output_tokens for one in load) + 8
+        url = stack.enter_context(llama_server.running(model, batch, longest))
+        found[f"llama.cpp server, {batch} slots"] = lambda: Served(*llama_server.serve(url, load))
+    return found
+
+
+def ours(model: Model, load: Workload, policy: Any, batch: int) -> Served:
+    """Our engine, greedy, nothing shared between requests; token budget as it is."""
+    engine = LLMEngine(model, policy, max_num_seqs=batch, prefix_caching=False)
+    for one in load:
+        engine.add(Request(one.id, one.prompt, stopping=Stopping(one.output_tokens, ignore_eos=True)))
+    with _timed(model) as passes:
+        start = time.perf_counter()
+        while engine.has_work:
+            engine.step()
+        seconds = time.perf_counter() - start
+    shares = [1 - busy / event.seconds for busy, event in zip(passes, engine.events, strict=True)]
+    return Served(seconds, engine.stats.output_tokens, statistics.median(shares))
+
+
+@contextmanager
+def _timed(model: Model) -> Iterator[list[float]]:
+    """Seconds of every pass of the model, as they come; on a GPU those until it was launched."""
+    seconds: list[float] = []
+
+    def begin(*_: Any) -> None:
+        seconds.append(-time.perf_counter())
+
+    def end(*_: Any) -> None:
+        seconds[-1] += time.perf_counter()
+
+    hooks = [model.transformer.register_forward_pre_hook(begin), model.transformer.register_forward_hook(end)]
+    try:
+        yield seconds
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _transformers(peer: Any, model: Model, load: Workload, batch: int) -> Served:
+    """Its batched generate: prompts padded on the left, every batch as long as its longest answer."""
+    start = time.perf_counter()
+    for begin in range(0, len(load), batch):
+        part = load[begin : begin + batch]
+        width = max(one.prompt_tokens for one in part)
+        ids = torch.zeros(len(part), width, dtype=torch.int64, device=model.device)
+        mask = torch.zeros_like(ids)
+        for row, one in enumerate(part):
+            ids[row, width - one.prompt_tokens :] = torch.tensor(one.prompt)
+            mask[row, width - one.prompt_tokens :] = 1
+        longest = max(one.output_tokens for one in part)
+        with torch.inference_mode():
+            out = peer.generate(
+                ids, attention_mask=mask, max_new_tokens=longest, min_new_tokens=longest, do_sample=False,
+                pad_token_id=0, use_cache=True,
+            )  # fmt: skip
+        out.cpu()
+    return Served(time.perf_counter() - start, sum(one.output_tokens for one in load))
+
+
+def _check(against: Sequence[str], workloads: Sequence[str]) -> None:
+    for given, known, what in ((against, PEERS, "peer"), (workloads, tuple(WORKLOADS), "workload")):
+        if unknown := [name for name in given if name not in known]:
+            raise LabError(f"There is no {what} {unknown[0]!r} here; choose from {', '.join(known)}.")
