@@ -131,19 +131,19 @@ def quant_quality(
 
 def quality_table(result: dict[str, Any], which: str) -> Table:
     """One of the two tables ("rows", "planted"); the claims stand under the first."""
-    names = ["recipe", "method", "bits", "bits/weight", "MB", "perplexity", "Δ %", "served Δ %", "KL nats"]
-    names += ["recall", "Δ recall"] if result["questions"] else []
+    names = ["recipe", "bits", "perplexity", "Δ %", "served", "KL"]
+    names += ["recall"] if result["questions"] else []
     planted = ", outliers planted" if which == "planted" else ""
+    claims = "" if planted else "".join(f"\n{_claim(claim)}" for claim in result["claims"])
     shown = Table(
         title=f"{result['model']}{planted}: {result['stories']} stories of {result['tokens']} scored tokens, "
         f"{result['questions']} questions; 95 % intervals",
         caption="Δ: perplexity against full precision, and recall in points, over the same texts and "
-        "questions.\nBy definition; served: through this machine's fast paths. bits/weight: with scales, and "
-        "the head." + ("".join(f"\n{_claim(claim)}" for claim in result["claims"]) if not planted else ""),
+        "questions.\nBy definition; served: Δ through this machine's fast paths. bits: of a weight, with scales "
+        f"and the head. KL: nats a token.{claims}",
     )
     for name in names:
-        left = name in ("recipe", "method")
-        shown.add_column(name, justify="left" if left else "right", overflow="fold")
+        shown.add_column(name, justify="left" if name == "recipe" else "right", overflow="fold")
     for row in result[which]:
         shown.add_row(*_quality_cells(row))
     return shown
@@ -153,17 +153,14 @@ def _quality_cells(row: dict[str, Any]) -> list[str]:
     perplexity = row["perplexity"]
     cells = [
         row["recipe"],
-        row["method"],
-        str(row["bits"]),
         f"{row['bits_per_weight']:.2f}",
-        f"{row['weight_bytes'] / 1e6:.2f}",
-        f"{perplexity['value']:.4g} [{perplexity['low']:.4g}, {perplexity['high']:.4g}]",
+        f"{perplexity['value']:.4g}",
         _percent(row["perplexity_change"]),
         _percent(row["served"]["perplexity_change"], interval=False),
         f"{row['divergence']['value']:.2g}",
     ]
     if row["recall"]:
-        cells += [f"{row['recall']['value']:.1%}", _percent(row["recall_change"])]
+        cells.append(f"{row['recall']['value']:.1%}")
     return cells
 
 
