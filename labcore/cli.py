@@ -26,9 +26,11 @@ except ModuleNotFoundError as missing:  # installed without the extra: the scrip
 
 from labcore.bench.cli import app as bench_app
 from labcore.forecast_cli import forecast
+from labcore.load_test_cli import load_test
 from labcore.plan_cli import plan
 from labcore.profile_cli import profile
 from labcore.roofs_cli import roofs
+from labcore.serve_cli import serve
 
 if TYPE_CHECKING:
     from labcore.generation import Output
@@ -72,6 +74,8 @@ app.command()(plan)
 app.command()(forecast)
 app.command()(roofs)
 app.command()(profile)
+app.command()(serve)
+app.command("load-test")(load_test)
 
 
 def _version(asked: bool) -> None:

@@ -139,8 +139,8 @@ def quality_table(result: dict[str, Any], which: str) -> Table:
         title=f"{result['model']}{planted}: {result['stories']} stories of {result['tokens']} scored tokens, "
         f"{result['questions']} questions; 95 % intervals",
         caption="Δ: perplexity against full precision, and recall in points, over the same texts and "
-        "questions.\nBy definition; served: Δ through this machine's fast paths. bits: of a weight, with scales "
-        f"and the head. KL: nats a token.{claims}",
+        "questions.\nBy definition; served: Δ through this machine's fast paths. bits: of a weight, with "
+        f"scales and the head. KL: nats a token.{claims}",
     )
     for name in names:
         shown.add_column(name, justify="left" if name == "recipe" else "right", overflow="fold")

@@ -26,6 +26,7 @@ class BlockPool:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.reclaim: Callable[[int], int] | None = None
         self._refs = [0] * num_blocks
+        self._kept, self._idle = bytearray(num_blocks), 0
         self._free = deque(range(num_blocks))
 
     @property
@@ -37,6 +38,18 @@ class BlockPool:
     def num_used(self) -> int:
         """Blocks that someone holds."""
         return self.num_blocks - len(self._free)
+
+    @property
+    def num_idle(self) -> int:
+        """Blocks that nobody holds but who keeps them findable. A count, so that asking costs no walk."""
+        return self._idle
+
+    def keep(self, block: int, kept: bool) -> None:
+        """Say that one hold on this block keeps it findable (or does so no longer) and needs it for nothing
+        else."""
+        if kept != self._kept[block] and self._refs[block] == 1:
+            self._idle += 1 if kept else -1
+        self._kept[block] = kept
 
     def refs(self, block: int) -> int:
         """How many hold this block."""
@@ -67,6 +80,7 @@ class BlockPool:
         if free := [block for block in blocks if not self._refs[block]]:
             raise ValueError(f"Block {free[0]} is free; only a block that is held can be shared.")
         for block in blocks:
+            self._idle -= self._kept[block] and self._refs[block] == 1
             self._refs[block] += 1
 
     def free(self, blocks: Iterable[int]) -> None:
@@ -78,6 +92,7 @@ class BlockPool:
             )
         for block in blocks:
             self._refs[block] -= 1
+            self._idle += self._kept[block] and self._refs[block] == 1
             if not self._refs[block]:
                 self._free.append(block)
 
@@ -85,6 +100,8 @@ class BlockPool:
         """Raise AssertionError when the free list and the counts disagree."""
         free = set(self._free)
         assert len(free) == len(self._free), "a block is in the free list twice"
+        idle = sum(kept and refs == 1 for kept, refs in zip(self._kept, self._refs, strict=True))
+        assert idle == self._idle, f"{idle} blocks are only kept findable and {self._idle} are counted"
         for block, refs in enumerate(self._refs):
             assert refs >= 0, f"block {block} is held {refs} times"
             assert (refs == 0) == (block in free), (

@@ -88,6 +88,7 @@ class PrefixTree:
             child = node.children.get(part)
             if child is None:
                 self.pool.share([block])
+                self.pool.keep(block, True)
                 child = node.children[part] = Node(part, block, node)
                 new += 1
             child.last_use = self._clock
@@ -108,12 +109,16 @@ class PrefixTree:
 
     def clear(self) -> None:
         """Forget everything; blocks that sequences hold stay theirs."""
-        self.pool.free([node.block for node in self.nodes()])
+        blocks = [node.block for node in self.nodes()]
+        for block in blocks:
+            self.pool.keep(block, False)
+        self.pool.free(blocks)
         self._root.children.clear()
 
     def _forget(self, leaf: Node) -> None:
         assert leaf.parent is not None
         del leaf.parent.children[leaf.tokens]
+        self.pool.keep(leaf.block, False)
         self.pool.free([leaf.block])
         self.stats.evicted_blocks += 1
 

@@ -22,8 +22,8 @@ def usual_blocks(model: Model, block_size: int) -> int:
 
 
 def ensure_possible(request: Request, model: Model, max_model_len: int, pool: BlockPool) -> None:
-    """Raises PromptError for an empty or overlong prompt or an unknown token, CacheFull for a request that the
-    whole pool could not hold."""
+    """Raises PromptError for an empty or overlong prompt or an unknown token, CacheFull for a request that
+    the whole pool could not hold."""
     length, vocab = len(request.prompt), model.config.vocab_size
     if not length:
         raise PromptError("The prompt is empty; give at least one token.")

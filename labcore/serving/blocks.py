@@ -27,10 +27,7 @@ class BlockManager:
     @property
     def free(self) -> int:
         """Blocks that could be had: free ones, and those that only the tree holds."""
-        if self.tree is None:
-            return self.pool.num_free
-        idle = sum(1 for node in self.tree.nodes() if self.pool.refs(node.block) == 1)
-        return self.pool.num_free + idle
+        return self.pool.num_free + self.pool.num_idle
 
     @property
     def in_use(self) -> int:

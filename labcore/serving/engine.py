@@ -33,9 +33,9 @@ class LLMEngine:
 
     policy: a name or a Policy. num_blocks of block_size positions: the pool (default: a quarter of the free
     memory, at most 65,536 positions). Of one step: max_num_seqs requests, token_budget tokens; chunked:
-    prompts may go in parts. max_model_len: prompt and answer (default: the model's context). preemption: "recompute",
-    "swap", or "auto", whichever is cheaper by what was measured. speculation: a Drafter (see `speculation`).
-    Raises ConfigError and OutOfMemory.
+    prompts may go in parts. max_model_len: prompt and answer (default: the model's context). preemption:
+    "recompute", "swap", or "auto", whichever is cheaper by what was measured. speculation: a Drafter (see
+    `speculation`). Raises ConfigError and OutOfMemory.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class LLMEngine:
         if (sequence := self._sequences.get(id)) is None:
             return None
         sequence.ended = "abort"
+        self._ended.append((id, "abort"))  # the next step's event tells it
         self._forget(sequence)
         return _output(sequence, Drawn(), "", "abort")
 
@@ -139,7 +140,7 @@ class LLMEngine:
         """Decide, compute, hand out. Nothing to do: an empty list at once."""
         start = self.clock()
         plan = self.scheduler.schedule(start)
-        self.idle_step, self._ended = not plan.rows, []
+        self.idle_step = not plan.rows
         if not plan.rows:
             return []
         decided = self.clock()
@@ -149,7 +150,7 @@ class LLMEngine:
         outputs = [self._advance(row, one, seconds) for row, one in zip(plan.rows, drawn, strict=True)]
         self._guess()
         self.swap_choice.saw(plan, seconds)
-        self._record(plan, held, drawn, start, decided)
+        self._record(plan, held, outputs, start, decided)
         return [output for output in outputs if output is not None]
 
     def _advance(self, row: Row, drawn: Drawn, seconds: float) -> RequestOutput | None:
@@ -199,6 +200,7 @@ class LLMEngine:
 
     def _forget(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
+        self.swap_choice.aside.pop(sequence.id, None)
         self._sequences.pop(sequence.id, None)
         self.scheduler.sweep()
 
@@ -219,18 +221,23 @@ class LLMEngine:
             self._counts["prompt"] += row.sequence.prompt_length
 
     def _record(
-        self, plan: Plan, held: list[dict[str, Any]], drawn: list[Drawn], start: float, decided: float
+        self,
+        plan: Plan,
+        held: list[dict[str, Any]],
+        outputs: list[RequestOutput | None],
+        start: float,
+        decided: float,
     ) -> None:
+        """Tell of the step. What a row drew behind its end was never given to anybody, and does not count."""
         self._counts["preemptions"] += len(plan.preempted)
+        drawn = [len(output.tokens) if output else 0 for output in outputs]
         self.events.append(
             StepEvent(
                 index=self._steps,
                 start_s=start,
                 seconds=self.clock() - start,
                 schedule_s=decided - start,
-                rows=tuple(
-                    RowEvent(**one, drawn=len(got.tokens)) for one, got in zip(held, drawn, strict=True)
-                ),
+                rows=tuple(RowEvent(**one, drawn=got) for one, got in zip(held, drawn, strict=True)),
                 waiting=len(self.scheduler.waiting),
                 running=len(self.scheduler.running),
                 blocks_used=self.blocks.in_use,
@@ -242,6 +249,7 @@ class LLMEngine:
             )
         )
         self._steps += 1
+        self._ended = []
 
 
 def _row_event(row: Row) -> dict[str, Any]:

@@ -46,10 +46,12 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.more_to_come = False  # whether further requests were announced: fixed batches then wait for them
         self.swaps: Callable[[Sequence], bool] = _never  # whether a preempted one is set aside, not forgotten
-        self._places = 0
+        self._places = self._added = 0
 
     def add(self, sequence: Sequence) -> None:
         """To the queue, behind those whose turn is before."""
+        if not sequence.preemptions:
+            sequence.number, self._added = self._added, self._added + 1
         bisect.insort(self.waiting, sequence, key=lambda one: one.turn)
 
     def remove(self, sequence: Sequence) -> None:
@@ -66,6 +68,7 @@ class Scheduler:
 
     def schedule(self, now: float) -> Plan:
         """The next step. Its rows have their blocks; no rows: there is nothing to do yet."""
+        self.sweep()
         plan = Plan([])
         if not self.limits.chunked and (rows := self._whole_prompts(plan, now)):
             return Plan(rows, plan.admitted)
@@ -78,7 +81,8 @@ class Scheduler:
 
     def _continue_running(self, plan: Plan, budget: int) -> int:
         """Decode first, so that nobody's tokens wait for somebody's prompt; then prompts in part."""
-        order = sorted(self.running, key=lambda one: (not one.decoding, one.turn))
+        # Those who only keep their places take what budget is left: else they would keep others from ending.
+        order = sorted(self.running, key=lambda one: (one.lingers, not one.decoding, one.turn))
         for sequence in order:
             new = min(sequence.pending + len(sequence.drafted), budget)
             if sequence not in self.running or new < 1:

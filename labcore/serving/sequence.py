@@ -23,7 +23,8 @@ class Sequence:
 
     tokens: prompt and answer so far. computed: of them, those whose keys and values are in the blocks.
     drafted: guesses behind the known tokens that the next step checks. limit: tokens that it may have in all.
-    known_prefix: prompt tokens that were found in the prefix cache. ended: why, once it is over.
+    number: how many were added before it. known_prefix: prompt tokens that were found in the prefix cache.
+    ended: why, once it is over.
     lingers: over, but its place in a fixed batch is kept (and computed for) until the batch is over.
     """
 
@@ -35,6 +36,7 @@ class Sequence:
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     drafted: list[int] = field(default_factory=list)
+    number: int = 0
     known_prefix: int = 0
     admissions: int = 0
     preemptions: int = 0
@@ -72,9 +74,10 @@ class Sequence:
         return self.pending == 1
 
     @property
-    def turn(self) -> tuple[int, float]:
-        """Who is served first: priority, then arrival. What is preempted keeps its turn."""
-        return (self.request.priority, self.arrival_s)
+    def turn(self) -> tuple[int, float, int]:
+        """Who is served first: priority, then arrival. What is preempted keeps its turn. No two are equal:
+        two that could each come before the other would preempt each other for ever."""
+        return (self.request.priority, self.arrival_s, self.number)
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,8 @@ def read_trace(
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise WorkloadError(f"The trace {path} cannot be read: {error}.") from None
-    shapes = sorted(_shape(path, number, line) for number, line in enumerate(lines, 1) if line.strip())
+    shapes = [_shape(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    shapes.sort(key=lambda shape: shape[0])  # those of one moment stay in the file's order
     _check(len(shapes[:limit]), None, shared_prefix, vocab_size)
     start = shapes[0][0]
     kept = [(at_s - start, prompt, output) for at_s, prompt, output in shapes[:limit]]

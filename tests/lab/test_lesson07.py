@@ -62,7 +62,8 @@ def test_careful_rounding_wins_at_3_bits_and_the_finding_says_by_how_much(weighe
     told = methods.order_finding(weighed, 3)
     assert told.count("below that of rounding to nearest (outside the noise") == 2
     assert f"{plain.change.value:+.2%}" in weighed.finding()
-    assert f"LLM.int8() ends at {weighed.of('llm_int8', 8).report.bits_per_weight:.1f} bits" in weighed.finding()
+    bits = weighed.of("llm_int8", 8).report.bits_per_weight
+    assert f"LLM.int8() ends at {bits:.1f} bits" in weighed.finding()
 
 
 def test_errors_are_of_single_layers_on_the_same_inputs(story: Model, weighed: Methods) -> None:
@@ -153,7 +154,7 @@ def test_smoothquant_over_the_whole_twin_is_a_u(twin: Planted) -> None:
 def test_curves_of_a_layer_with_outliers_are_us(inputs: LayerInputs, layer: str) -> None:
     assert inputs.alpha_curve(layer, 30).is_u
     awq = inputs.power_curve(layer, 30)
-    assert 0 < awq.best
+    assert awq.best > 0
     assert awq.errors[awq.best] < 0.8 * awq.errors[0]
     assert len(inputs.names) == 12
 
