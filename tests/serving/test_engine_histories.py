@@ -134,7 +134,7 @@ class Histories(RuleBasedStateMachine):
         if engine.stats.steps == before.steps:
             assert not outputs
             assert engine.idle_step
-            assert not before.running, "somebody runs and nothing is computed"
+            assert not engine.scheduler.running, "somebody runs and nothing is computed"
             return
         event = engine.last_event
         assert event is not None

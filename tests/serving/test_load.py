@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from labcore.serving.load import Client, LoadRun, LoadTestError, run_load
-from labcore.serving.load.client import base_url
+from labcore.serving.load.client import Dialect, base_url
 from labcore.serving.load.runner import finish
 from labcore.serving.metrics import RequestRecord, summarize
 from labcore.serving.workload import Workload, make_workload
@@ -160,13 +160,12 @@ def test_warm_up_is_sent_first_and_not_recorded() -> None:
 
 def test_a_server_that_takes_no_ids_is_sent_words() -> None:
     made = workload(3)
-    with FakeServer(refuses=("ids", "stream_options")) as server:
+    with FakeServer(refuses=("ids", "stream_options", "return_token_ids")) as server:
         run = load(server, made)
-    assert not run.dialect.ids
-    assert not run.dialect.usage
+    assert run.dialect == Dialect(ids=False, usage=False, listed=False)
     counts = sorted(len(body["prompt"].split()) for body in server.bodies)
     assert counts == sorted(arrival.prompt_tokens for arrival in made)
-    assert all("stream_options" not in body for body in server.bodies)
+    assert all({"stream_options", "return_token_ids"}.isdisjoint(body) for body in server.bodies)
     assert [record.output_tokens for record in run.records] == [a.output_tokens for a in made]
 
 
@@ -180,7 +179,10 @@ def test_a_server_that_refuses_ignore_eos_is_told_of_in_a_sentence() -> None:
 
 
 def test_a_server_that_refuses_everything_says_why() -> None:
-    with FakeServer(refuses=("model",)) as server, pytest.raises(LoadTestError, match="unknown argument model"):
+    with (
+        FakeServer(refuses=("model",)) as server,
+        pytest.raises(LoadTestError, match="unknown argument model"),
+    ):
         load(server, workload(2))
     assert server.bodies == []
 

@@ -11,4 +11,4 @@ from labcore.serving.load.client import Client, Dialect, LoadTestError
 from labcore.serving.load.runner import LoadRun, run_load
 from labcore.serving.load.sweep import Point, Sweep, sweep
 
-__all__ = ["Client", "Dialect", "LoadRun", "Point", "LoadTestError", "Sweep", "run_load", "sweep"]
+__all__ = ["Client", "Dialect", "LoadRun", "LoadTestError", "Point", "Sweep", "run_load", "sweep"]

@@ -34,11 +34,15 @@ class LoadTestError(LabError):
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a server understands. ids: prompts as token ids; usage: it counts tokens at a stream's end."""
+    """What a server understands. ids: prompts as token ids; usage: it counts tokens at a stream's end.
+
+    listed: each event can list its tokens, so that those which come together are not taken for one.
+    """
 
     ids: bool = True
     ignore_eos: bool = True
     usage: bool = True
+    listed: bool = True
 
 
 @dataclass
@@ -123,7 +127,7 @@ class Client:
             except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
                 error, detail = "no connection", str(failed)
             except (httpx.HTTPError, httpx.StreamError) as failed:
-                error, detail = "disconnected", str(failed) or type(failed).__name__
+                error, detail = "disconnected", _said(failed)
         return answer.record(arrival, start_s, sent_s, clock(), error, detail)
 
     async def _answered(
@@ -171,7 +175,7 @@ class Client:
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL) as error:
             raise LoadTestError(f"No server answers at {self.url}: {error}; is it running?") from None
         except httpx.HTTPError as error:
-            raise LoadTestError(f"{self.url}{path} cannot be read: {error or type(error).__name__}.") from None
+            raise LoadTestError(f"{self.url}{path} cannot be read: {_said(error)}.") from None
         except TimeoutError:
             raise LoadTestError(f"{self.url}{path} did not answer within {self.timeout_s:g} s.") from None
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -199,6 +203,8 @@ def request_body(arrival: Arrival, model: str, dialect: Dialect) -> dict[str, An
         body["ignore_eos"] = True
     if dialect.usage:
         body["stream_options"] = {"include_usage": True}
+    if dialect.listed:
+        body["return_token_ids"] = True
     return body
 
 
@@ -213,6 +219,8 @@ def simpler(dialect: Dialect, refusal: httpx.Response, url: str) -> Dialect:
         raise LoadTestError(f"{url} refuses ignore_eos; with --no-ignore-eos answers may end early.")
     if dialect.usage and "stream_options" in refusal.text:
         return replace(dialect, usage=False)
+    if dialect.listed and "return_token_ids" in refusal.text:
+        return replace(dialect, listed=False)
     if dialect.ids:
         return replace(dialect, ids=False)
     raise LoadTestError(f"{url} refuses a plain completion: {message(refusal)}")
@@ -228,6 +236,10 @@ def message(response: httpx.Response) -> str:
         text = response.text
     line = " ".join((text if isinstance(text, str) else json.dumps(text)).split())
     return line[:300] or response.reason_phrase
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _retry_after(response: httpx.Response) -> float:
