@@ -69,10 +69,9 @@ class Model:
     @property
     def weight_bytes(self) -> int:
         """Bytes that the stored tensors really take; a tied head is counted once."""
-        stored = {
-            id(tensor): tensor.nbytes for tensor in self.transformer.state_dict(keep_vars=True).values()
-        }
-        return sum(stored.values())
+        codes = [layer for layer in self.transformer.modules() if isinstance(layer, QuantLinear)]
+        quantized = sum(layer.nbytes for layer in codes)
+        return quantized + sum(parameter.nbytes for parameter in self.transformer.parameters())
 
 
 def load(

@@ -28,8 +28,8 @@ class NativeBlock:
 
     def __init__(self, block: Block, config: ModelConfig) -> None:
         self.layer = block.attention.layer
-        self._sources = _sources(block)
         self.kernel = native.LayerKernel(config, _weights(block))
+        self._sources = _sources(block)  # after the weights: codes are other tensors once they are laid out
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
         """(B, 1, hidden) -> the same tensor."""
@@ -101,6 +101,8 @@ class NativeDecoder:
 
 def native_decoder(transformer: Transformer) -> NativeDecoder | None:
     """The model's fast twin; None where a weight is not for the C kernels, or there are no kernels."""
+    if not native.fits({"norm": transformer.norm.weight}):
+        return None  # before codes are laid out for kernels that would not run
     parts = [_head_weights(transformer), *map(_weights, _blocks(transformer))]
     readable = all(_UNREADABLE not in part.values() and native.fits(part) for part in parts)
     if any(isinstance(part.get("gate_up"), native.Matrix) for part in parts):
@@ -147,10 +149,13 @@ def _weights(block: Block) -> dict[str, Any]:
 
 
 def _sources(block: Block) -> list[Source]:
-    """Where each module and parameter is kept, to notice when another is put in its place."""
+    """Where each module, parameter and matrix of codes is kept, to notice when another takes its place."""
     return [source for module in block.modules() for source in _parts_of(module)]
 
 
 def _parts_of(module: nn.Module) -> list[Source]:
-    children = [(module._modules, name, child) for name, child in module._modules.items()]
-    return [*children, *((module._parameters, name, tensor) for name, tensor in module._parameters.items())]
+    homes: list[dict[str, Any]] = [module._modules, module._parameters]
+    found = [(home, name, thing) for home in homes for name, thing in home.items()]
+    if isinstance(module, QuantLinear):  # codes that were loaded anew are another tensor, scales are not
+        found.append((module._buffers, "codes", module.codes))
+    return found

@@ -2,7 +2,9 @@
 
 native: labcore's C kernels on a CPU. torch: PyTorch's dynamic int8 linear on a CPU. int8, fp8: both sides in
 8 bits through a GPU's tensor cores. triton: codes that become numbers in registers, on a GPU, after whatever
-rounding of activations the layer asks for. What a path lays out is kept with the layer (`QuantLinear.kept`).
+rounding of activations the layer asks for. What a path lays out is kept with the layer (`QuantLinear.kept`);
+codes for "native" and "int8" are the layer's own, turned in place of the stored ones. "torch" packs a second
+copy, which only PyTorch can read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from labcore.kernels import native, scaled
 from labcore.kernels.native import quantized as native_quantized
-from labcore.kernels.packing import unpack
+from labcore.kernels.packing import pack, unpack
 
 if TYPE_CHECKING:
     from labcore.quant.linear import QuantLinear
@@ -72,7 +74,7 @@ def takes_fp8(layer: QuantLinear, device: torch.device, dtype: torch.dtype) -> b
 
 def int8(layer: QuantLinear, x: Tensor) -> Tensor:
     """Through torch._int_mm. LLM.int8()'s outlier columns are multiplied apart, as the definition does."""
-    return _both_sides(layer, x, signed(layer.codes), scaled.int8_linear)
+    return _both_sides(layer, x, signed(in_rows(layer)), scaled.int8_linear)
 
 
 def fp8(layer: QuantLinear, x: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ def triton(layer: QuantLinear, x: Tensor) -> Tensor:
 
     h, apart = layer.incoming(x)
     grids = layer.kept("grids", partial(_grids, layer))
-    y = weight_only.linear(layer.rounded(h), layer.codes, layer.format.bits, **grids)
+    y = weight_only.linear(layer.rounded(h), in_rows(layer), layer.format.bits, **grids)
     return layer.outgoing(y, apart)
 
 
@@ -161,13 +163,41 @@ def takes_native(layer: QuantLinear) -> bool:
     return whole and cpu and native_quantized.takes(layer.format.bits, layer.in_features, group)
 
 
+def lies_in_blocks(codes: Tensor) -> bool:
+    """Whether codes lie as the C kernel reads them: (blocks, columns * bits / 32, 16, 4)."""
+    return codes.dim() == 4
+
+
+def in_rows(layer: QuantLinear) -> Tensor:
+    """The layer's codes, or a copy where they lie in blocks: rows, packed as stored; a GPU's are signed."""
+    if not lies_in_blocks(layer.codes):
+        return layer.codes
+    bits = layer.format.bits
+    return pack(native_quantized.unlaid(layer.codes, bits, layer.out_features), bits)
+
+
+def in_blocks(layer: QuantLinear) -> Tensor:
+    """The layer's codes, or a copy where they lie in rows: as the C kernel reads them."""
+    if lies_in_blocks(layer.codes):
+        return layer.codes
+    bits = layer.format.bits
+    with torch.inference_mode(False):  # a buffer made in inference mode could not be written to outside
+        return native_quantized.laid_out(unpack(stored(layer.codes), bits), bits)
+
+
+def rows_in_blocks(layer: QuantLinear, indices: Tensor) -> Tensor:
+    """(n,) -> (n, packed): some rows as stored, of codes that lie in blocks. Below 0: from the last one."""
+    bits, indices = layer.format.bits, indices + layer.out_features * (indices < 0)
+    return pack(native_quantized.rows_of(layer.codes, bits, indices), bits)
+
+
 def native_matrix(layer: QuantLinear) -> native.Matrix:
-    """The layer as the C kernel reads it."""
+    """The layer as the C kernel reads it; its codes are the layer's own, laid out."""
     bits, offset = layer.format.bits, layer.offset
     if layer.zero is not None:
         offset = -layer.scale.float() * layer.zero.float()
     return native.Matrix(
-        unpack(layer.codes, bits), bits, layer.scale, centre=_centre(layer),
+        layer.codes, layer.out_features, bits, layer.scale, centre=_centre(layer),
         offset=offset, bias=None if layer.bias is None else layer.bias.float(), smooth=layer.smooth,
         order=layer.order, x_group=layer.in_features if layer.activations else None,
     )  # fmt: skip
@@ -191,5 +221,5 @@ def _packed(layer: QuantLinear) -> Any:
     zeros = torch.zeros(layer.out_features, dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the constructor is deprecated; the packed operator has no other
-        weight = torch._make_per_channel_quantized_tensor(signed(layer.codes), scale, zeros, 0)
+        weight = torch._make_per_channel_quantized_tensor(signed(in_rows(layer)), scale, zeros, 0)
     return torch.ops.quantized.linear_prepack(weight, layer.bias)

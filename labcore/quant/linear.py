@@ -31,7 +31,9 @@ class QuantLinear(nn.Module):
     kernel does, finely: see there).
     smooth (columns): x is multiplied by it. order (columns): x is permuted by it, as the codes' columns are.
     outliers (k,): columns that are multiplied in full precision with outlier_weight (rows, k).
-    codes: as QuantizedTensor has them; where a GPU multiplies them by integers, signed int8 instead.
+    codes: there once, as what multiplies by them reads them: as QuantizedTensor has them; signed int8 where a
+    GPU multiplies them by integers; in blocks of 16 rows once the native kernel took the layer. `quantized`
+    and files have the first, whatever way they lie; `nbytes` counts what is stored, not a block's filling.
     Raises ConfigError for static activations without a scale, outliers without weights.
     """
 
@@ -71,9 +73,10 @@ class QuantLinear(nn.Module):
             "bias": bias, "smooth": smooth, "order": order, "activation_scale": activation_scale,
             "outliers": outliers, "outlier_weight": outlier_weight,
         }  # fmt: skip
-        for name in FIELDS:
-            tensor = given.get(name)
-            self.register_buffer(name, None if tensor is None else tensor.detach().clone())
+        with torch.inference_mode(False):  # buffers made in inference mode could not be loaded into later
+            for name in FIELDS:
+                tensor = given.get(name)
+                self.register_buffer(name, None if tensor is None else tensor.detach().clone())
         self._kept: dict[str, Any] = {}
         self._turn()
 
@@ -81,8 +84,20 @@ class QuantLinear(nn.Module):
     def quantized(self) -> QuantizedTensor:
         """The weight alone."""
         shape = (self.out_features, self.in_features)
-        codes = fast_paths.stored(self.codes)
-        return QuantizedTensor(shape, self.format, codes, self.scale, self.zero, self.offset)
+        return QuantizedTensor(shape, self.format, self._stored(), self.scale, self.zero, self.offset)
+
+    def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """(...) int64 -> (..., columns): some rows of the weight, as `quantized.rows`; only they are read."""
+        if not fast_paths.lies_in_blocks(self.codes):
+            return self.quantized.rows(tokens, dtype)
+        flat = tokens.reshape(-1)
+        picked: dict[str, Any] = {
+            name: None if grid is None else grid.expand(self.out_features, -1)[flat]
+            for name, grid in (("scale", self.scale), ("zero", self.zero), ("offset", self.offset))
+        }
+        codes, shape = fast_paths.rows_in_blocks(self, flat), (len(flat), self.in_features)
+        some = QuantizedTensor(shape, self.format, codes, **picked)
+        return some.dequantize(dtype).view(*tokens.shape, self.in_features)
 
     @property
     def kind(self) -> str:
@@ -97,7 +112,8 @@ class QuantLinear(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of everything that is stored."""
-        return sum(buffer.nbytes for buffer in self.buffers())
+        rest = sum(buffer.nbytes for name, buffer in self.named_buffers() if name != "codes")
+        return rest + self.out_features * self.in_features * self.format.bits // 8
 
     def dense(self) -> Tensor:
         """(rows, columns) fp32: the plain matrix that this layer multiplies by, outliers included."""
@@ -158,11 +174,19 @@ class QuantLinear(nn.Module):
         return self._kept[name]
 
     def native_matrix(self) -> native.Matrix | None:
-        """Laid out for the C kernel, once; None where it does not take such a layer."""
-        if "native" not in self._kept and not fast_paths.takes_native(self):
+        """For the C kernel; the first call lays the codes out. None where it does not take such a layer."""
+        matrix: native.Matrix | None = self._kept.get("native")
+        if matrix is not None and matrix.codes is self.codes:
+            return matrix
+        if not fast_paths.takes_native(self):
             return None
-        matrix: native.Matrix = self.kept("native", lambda: fast_paths.native_matrix(self))
+        self.codes = fast_paths.in_blocks(self)
+        self._kept["native"] = matrix = fast_paths.native_matrix(self)
         return matrix
+
+    def _stored(self) -> Tensor:
+        """Codes as files hold them; the buffer itself where it holds them so."""
+        return fast_paths.stored(fast_paths.in_rows(self))
 
     def _turn(self) -> None:
         """Codes as this device multiplies them, without a second copy: signed for a GPU's int8 product."""
@@ -174,7 +198,7 @@ class QuantLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
         """Moves between devices; codes and scales keep their dtypes whatever the model is cast to."""
-        self._kept = {}
+        self._kept, self.codes = {}, fast_paths.in_rows(self)
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -185,18 +209,19 @@ class QuantLinear(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Codes are stored the same from every device."""
+        """Codes are stored the same whatever way they lie."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}codes"] = fast_paths.stored(destination[f"{prefix}codes"])
+        if (codes := self._stored()) is not self.codes:
+            destination[f"{prefix}codes"] = codes
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """From stored codes, to how they lie here."""
-        self._kept, self.codes = {}, fast_paths.stored(self.codes)
+        self._kept, self.codes = {}, self._stored()
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._turn()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles lay their own codes out; pointers are of no use to them."""
+        """Copies and pickles have codes as they lie; pointers to them are of no use elsewhere."""
         return self.__dict__ | {"_kept": {}}
 
     def extra_repr(self) -> str:
@@ -229,7 +254,7 @@ class QuantEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(...) int64 -> (..., hidden)."""
-        return self._head[0].quantized.rows(tokens, self.dtype)
+        return self._head[0].rows(tokens, self.dtype)
 
 
 def rounded(

@@ -33,10 +33,11 @@ class _Matrix(ctypes.Structure):
 
 
 class Matrix:
-    """A weight matrix laid out for the kernel: blocks of 16 rows, four columns of each side by side.
+    """A weight matrix as the kernel reads it.
 
-    codes: (rows, columns) uint8, 0 to 2**bits - 1, bits 8 or 4. scale, offset: (rows or 1, groups); a weight
-    is scale * (code - centre) + offset. smooth (columns) multiplies the vector, order (columns) permutes it.
+    codes: of `rows` rows, as `laid_out` gives them, bits 8 or 4; they are read where they lie, not copied.
+    scale, offset: (rows or 1, groups); a weight is scale * (code - centre) + offset.
+    smooth (columns) multiplies the vector, order (columns) permutes it.
     x_group: numbers of a vector that share a scale and 8 bits, whatever they are: what a recipe that rounds
     activations asks for. Default: the most that divides the group, up to 192; 16 bits where 8 are too few.
     """
@@ -44,6 +45,7 @@ class Matrix:
     def __init__(
         self,
         codes: Tensor,
+        rows: int,
         bits: int,
         scale: Tensor,
         *,
@@ -54,14 +56,14 @@ class Matrix:
         order: Tensor | None = None,
         x_group: int | None = None,
     ) -> None:
-        rows, columns = codes.shape
-        self.rows, self.columns = rows, columns
+        columns = codes.shape[1] * 32 // bits
+        self.codes, self.rows, self.columns = codes, rows, columns
         group = columns // scale.shape[1]
         largest = scale.float().abs().expand(rows, -1).amax(1).clamp_min(1e-30)
         relative = [_blocks_of(scale, largest)]
         relative += [] if offset is None else [_blocks_of(-offset, largest)]
         self._kept = [
-            _laid_out(codes, bits), *relative, F.pad(largest, (0, -rows % BLOCK)),
+            codes, *relative, F.pad(largest, (0, -rows % BLOCK)),
             None if smooth is None else smooth.float().contiguous(),
             None if order is None else order.to(torch.int32).contiguous(), bias,
         ]  # fmt: skip
@@ -110,13 +112,45 @@ def vector_group(group: int) -> int:
     return next(n for n in range(min(group, LARGEST_GROUP) // 16 * 16, 0, -16) if group % n == 0)
 
 
-def _laid_out(codes: Tensor, bits: int) -> Tensor:
+def laid_out(codes: Tensor, bits: int) -> Tensor:
+    """(rows, columns) uint8, 0 to 2**bits - 1, to blocks of 16 rows, four columns of each side by side.
+
+    Returns (blocks, columns * bits / 32, 16, 4) bytes; of 4 bits, the next four columns are the upper halves.
+    Rows that fill up the last block are zeros.
+    """
     rows, columns = codes.shape
     padded = F.pad(codes, (0, 0, 0, -rows % BLOCK))
     if bits == 8:
         return padded.view(-1, BLOCK, columns // 4, 4).permute(0, 2, 1, 3).contiguous()
     low, high = padded.view(-1, BLOCK, columns // 8, 2, 4).permute(3, 0, 2, 1, 4)
     return (low | high << 4).contiguous()
+
+
+def unlaid(codes: Tensor, bits: int, rows: int) -> Tensor:
+    """The inverse of `laid_out`: (rows, columns)."""
+    lines = _words(codes).transpose(1, 2).flatten(0, 1)
+    if rows < len(lines):  # a view would keep what fills up the last block
+        return _codes_of(lines[:rows].clone(memory_format=torch.contiguous_format), bits)
+    return _codes_of(lines.contiguous(), bits)
+
+
+def rows_of(codes: Tensor, bits: int, indices: Tensor) -> Tensor:
+    """Some rows of `unlaid`, (n,) -> (n, columns); only they are read."""
+    return _codes_of(_words(codes)[indices // BLOCK, :, indices % BLOCK], bits)
+
+
+def _words(codes: Tensor) -> Tensor:
+    """(blocks, columns * bits / 32, 16): four bytes that lie side by side as one word, which moves faster."""
+    return codes.view(torch.int32).squeeze(-1)
+
+
+def _codes_of(lines: Tensor, bits: int) -> Tensor:
+    """(n, columns * bits / 32) words -> (n, columns)."""
+    parts = lines.view(torch.uint8)
+    if bits == 8:
+        return parts
+    fours = parts.unflatten(1, (-1, 4))
+    return torch.stack([fours & 15, fours >> 4], dim=2).flatten(1)
 
 
 def _blocks_of(grid: Tensor, largest: Tensor) -> Tensor:
