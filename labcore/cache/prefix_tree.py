@@ -7,8 +7,10 @@ shared.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from labcore.cache.block_pool import BlockPool
 
@@ -51,6 +53,8 @@ class PrefixTree:
         self.pool, self.stats = pool, PrefixStats()
         self._root = Node((), -1, None)
         self._clock = 0
+        self._oldest: list[tuple[int, int, Node]] = []  # a heap of leaves to forget, by last use
+        self._order = count()
         pool.reclaim = self.evict
 
     def __len__(self) -> int:
@@ -96,16 +100,27 @@ class PrefixTree:
         return new
 
     def evict(self, n: int) -> int:
-        """Forget least recently used leaves that no sequence holds, to free n blocks; returns how many."""
+        """Forget least recently used leaves that no sequence holds, to free n blocks; returns how many.
+
+        The tree is searched for leaves only when those found before are used up; what sequences let go of
+        meanwhile was used later than they were.
+        """
         freed = 0
-        while freed < n:
-            leaves = [leaf for leaf in self.nodes() if not leaf.children and self.pool.refs(leaf.block) == 1]
-            if not leaves:
-                break
-            for leaf in sorted(leaves, key=lambda leaf: leaf.last_use)[: n - freed]:
+        while freed < n and (self._oldest or self._search()):
+            last_use, _, leaf = heapq.heappop(self._oldest)
+            if leaf.last_use == last_use and self._idle(leaf):
                 self._forget(leaf)
                 freed += 1
         return freed
+
+    def _search(self) -> bool:
+        """List the leaves that no sequence holds; whether there are any."""
+        self._oldest = [(leaf.last_use, next(self._order), leaf) for leaf in self.nodes() if self._idle(leaf)]
+        heapq.heapify(self._oldest)
+        return bool(self._oldest)
+
+    def _idle(self, node: Node) -> bool:
+        return not node.children and node.parent is not None and self.pool.refs(node.block) == 1
 
     def clear(self) -> None:
         """Forget everything; blocks that sequences hold stay theirs."""
@@ -114,13 +129,17 @@ class PrefixTree:
             self.pool.keep(block, False)
         self.pool.free(blocks)
         self._root.children.clear()
+        self._oldest.clear()
 
     def _forget(self, leaf: Node) -> None:
-        assert leaf.parent is not None
-        del leaf.parent.children[leaf.tokens]
+        parent, leaf.parent = leaf.parent, None
+        assert parent is not None
+        del parent.children[leaf.tokens]
         self.pool.keep(leaf.block, False)
         self.pool.free([leaf.block])
         self.stats.evicted_blocks += 1
+        if self._idle(parent):
+            heapq.heappush(self._oldest, (parent.last_use, next(self._order), parent))
 
     def _parts(self, tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """The tokens of each full block."""

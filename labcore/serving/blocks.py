@@ -50,15 +50,23 @@ class BlockManager:
 
     def give_back(self, sequence: Sequence) -> None:
         """Let go of everything; full blocks stay findable as long as nobody needs their room."""
-        self.remember(sequence)
+        if self.tree is not None and not sequence.lingers:
+            self.tree.insert(sequence.tokens[: sequence.computed], sequence.blocks)
         self.pool.free(sequence.blocks)
         sequence.blocks.clear()
         sequence.computed = 0
 
     def remember(self, sequence: Sequence) -> None:
-        """Make the computed full blocks findable."""
-        if self.tree is not None and not sequence.lingers:
-            self.tree.insert(sequence.tokens[: sequence.computed], sequence.blocks)
+        """Make the computed full blocks findable. Where another computed the same before, its blocks take the
+        place of this one's own: who holds a block of the tree holds all before it, so that a block that only
+        the tree holds has only such behind it and can be had."""
+        if self.tree is None or sequence.lingers:
+            return
+        known = sequence.tokens[: sequence.computed]
+        self.tree.insert(known, sequence.blocks)
+        shared = self.tree.match(known)
+        own, sequence.blocks[: len(shared)] = sequence.blocks[: len(shared)], shared
+        self.pool.free(own)
 
     def adopt(self, sequence: Sequence) -> int:
         """Begin behind the longest known prefix; returns its tokens. The last known token is always computed:
@@ -68,10 +76,15 @@ class BlockManager:
         found = self.tree.match(sequence.tokens[:-1])
         sequence.blocks = found
         sequence.computed = len(found) * self.pool.block_size
-        self.tree.stats.queries += 1
-        self.tree.stats.tokens_asked += len(sequence.tokens)
-        self.tree.stats.tokens_hit += sequence.computed
         return sequence.computed
+
+    def count(self, sequence: Sequence) -> None:
+        """Count what was asked of the tree and what it had: once for each time that a sequence joins, however
+        often it was tried."""
+        if self.tree is not None:
+            self.tree.stats.queries += 1
+            self.tree.stats.tokens_asked += len(sequence.tokens)
+            self.tree.stats.tokens_hit += sequence.computed
 
     def trim(self, sequence: Sequence) -> None:
         """Free blocks behind what is computed, such as those of rejected guesses."""

@@ -61,7 +61,7 @@ class LLMEngine:
             )
         self.model, self.clock, self.speculation = model, clock, speculation
         self.max_model_len = max_model_len or context
-        blocks = num_blocks or usual_blocks(model, block_size)
+        blocks = usual_blocks(model, block_size) if num_blocks is None else num_blocks
         store = BlockStore(model.config, blocks, block_size, model.device, model.dtype)
         self.blocks = BlockManager(store.pool, store, prefix_caching=prefix_caching)
         limits = Limits(max_num_seqs, token_budget, chunked)
@@ -171,7 +171,8 @@ class LLMEngine:
         sequence.computed = (
             min(sequence.computed, len(sequence.tokens) - 1) if drawn.tokens else sequence.computed
         )
-        self._count(row, taken, guesses)
+        # All but the last were guesses; an end among them leaves the last out.
+        self._count(row, taken, guesses, min(taken, len(drawn.tokens) - 1) if guesses else 0)
         if guesses:
             self.blocks.trim(sequence)
         if row.start < sequence.prompt_length <= sequence.computed:
@@ -209,14 +210,14 @@ class LLMEngine:
         if self.speculation is None:
             return
         for sequence in self.scheduler.running:
-            if sequence.decoding and not sequence.lingers:
-                room = sequence.limit - len(sequence.tokens) - 1
-                sequence.drafted = self.speculation.guess(sequence)[: max(0, room)]
+            room = sequence.limit - len(sequence.tokens) - 1
+            if sequence.decoding and not sequence.lingers and room > 0:
+                sequence.drafted = self.speculation.guess(sequence)[:room]
 
-    def _count(self, row: Row, taken: int, guesses: int) -> None:
+    def _count(self, row: Row, taken: int, guesses: int, accepted: int) -> None:
         self._counts["output"] += taken
         self._counts["drafted"] += guesses
-        self._counts["accepted"] += max(0, taken - 1) if guesses else 0
+        self._counts["accepted"] += accepted
         if taken and row.sequence.num_output == taken:
             self._counts["prompt"] += row.sequence.prompt_length
 
@@ -242,7 +243,7 @@ class LLMEngine:
                 running=len(self.scheduler.running),
                 blocks_used=self.blocks.in_use,
                 blocks_total=self.blocks.pool.num_blocks,
-                admitted=tuple((one.id, one.known_prefix) for one in plan.admitted),
+                admitted=tuple((one.id, one.found) for one in plan.admitted),
                 preempted=tuple(one.id for one in plan.preempted),
                 swapped=tuple(one.id for one in plan.swapped),
                 finished=tuple(self._ended),

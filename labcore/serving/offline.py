@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from labcore.errors import ConfigError
 from labcore.generation.prompts import encode_batch
 from labcore.generation.sampling import SamplingParams
 from labcore.generation.stopping import Stopping
@@ -40,18 +43,23 @@ def answer(
     ignore_eos: bool = False,
     **sampling: Any,
 ) -> list[Answered]:
-    """All prompts at once, in their order. Arguments as in `labcore.generate`; prompt i has seed + i."""
+    """All prompts at once, in their order. Arguments as in `labcore.generate`; prompt i has seed + i.
+
+    Raises as `LLMEngine.add`, with none of them left in the engine; ConfigError where it serves others.
+    """
+    _ensure_idle(engine)
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)
-    found = {}
-    for index, tokens in enumerate(encode_batch(engine.model, prompts).lists):
-        seeded = SamplingParams(**{**sampling, "seed": params.seed + index})
-        request = Request(f"answer-{index}", tuple(tokens), seeded, stopping)
-        found[request.id] = Answered(request.id)
-        engine.add(request)
-    while engine.has_work:
-        for output in engine.step():
-            found[output.id].add(output)
+    found: dict[str, Answered] = {}
+    with _none_left(engine, found):
+        for index, tokens in enumerate(encode_batch(engine.model, prompts).lists):
+            seeded = SamplingParams(**{**sampling, "seed": params.seed + index})
+            request = Request(f"answer-{index}", tuple(tokens), seeded, stopping)
+            engine.add(request)
+            found[request.id] = Answered(request.id)
+        while engine.has_work:
+            for output in engine.step():
+                found[output.id].add(output)
     return list(found.values())
 
 
@@ -65,28 +73,51 @@ def replay(
     """Play requests at their `arrival_s`, seconds from now, and run the engine until all are over.
 
     Latencies count from the planned arrival, however busy the engine was. Returns the answers by id; the
-    engine's events hold the times, on its clock.
+    engine's events hold the times, on its clock. Raises as `LLMEngine.add`, with none of them left in the
+    engine; ConfigError where it serves others.
     """
+    _ensure_idle(engine)
     start = engine.clock()
-    waiting = sorted(requests, key=lambda request: request.arrival_s or 0.0, reverse=True)
-    found = {request.id: Answered(request.id) for request in waiting}
-    while waiting or engine.has_work:
-        now = engine.clock() - start
-        while waiting and (waiting[-1].arrival_s or 0.0) <= now:
-            engine.add(_at(waiting.pop(), start))
-        engine.scheduler.more_to_come = bool(waiting)
-        outputs = engine.step()
-        for output in outputs:
-            found[output.id].add(output)
-        on_step(outputs)
-        if engine.idle_step:
-            _wait(engine, waiting, start, sleep)
+    # From the end; those that arrive together stay in their order.
+    waiting = sorted(requests, key=lambda request: request.arrival_s or 0.0)[::-1]
+    found = {request.id: Answered(request.id) for request in waiting[::-1]}
+    with _none_left(engine, found):
+        while waiting or engine.has_work:
+            now = engine.clock() - start
+            while waiting and (waiting[-1].arrival_s or 0.0) <= now:
+                engine.add(_at(waiting.pop(), start))
+            engine.scheduler.more_to_come = bool(waiting)
+            outputs = engine.step()
+            for output in outputs:
+                found[output.id].add(output)
+            on_step(outputs)
+            if engine.idle_step:
+                _wait(engine, waiting, start, sleep)
     return found
 
 
-def _at(request: Request, start: float) -> Request:
-    from dataclasses import replace
+def _ensure_idle(engine: LLMEngine) -> None:
+    """Raises ConfigError where somebody else's requests would be answered to nobody."""
+    if engine.has_work:
+        stats = engine.stats
+        raise ConfigError(
+            f"The engine has {stats.waiting + stats.running} requests already; step until it has none, or "
+            "take another engine."
+        )
 
+
+@contextmanager
+def _none_left(engine: LLMEngine, found: Iterable[str]) -> Iterator[None]:
+    """Whatever happens, leave the engine as it was: no request of these, nobody announced."""
+    try:
+        yield
+    finally:
+        for id in found:
+            engine.abort(id)
+        engine.scheduler.more_to_come = False
+
+
+def _at(request: Request, start: float) -> Request:
     return replace(request, arrival_s=start + (request.arrival_s or 0.0))
 
 

@@ -84,16 +84,21 @@ class Scheduler:
         # Those who only keep their places take what budget is left: else they would keep others from ending.
         order = sorted(self.running, key=lambda one: (one.lingers, not one.decoding, one.turn))
         for sequence in order:
-            new = min(sequence.pending + len(sequence.drafted), budget)
-            if sequence not in self.running or new < 1:
+            if sequence not in self.running or budget < 1:
                 continue
-            if new < sequence.pending + len(sequence.drafted):
-                sequence.drafted = []
-                new = min(sequence.pending, budget)
+            if sequence.drafted:
+                self._cut_guesses(sequence, budget)
+            new = min(sequence.pending + len(sequence.drafted), budget)
             if self._make_room(sequence, new, plan):
                 plan.rows.append(Row(sequence, _start(sequence), new))
                 budget -= new
         return budget
+
+    def _cut_guesses(self, sequence: Sequence, budget: int) -> None:
+        """Guesses take what budget and blocks are left over: nobody gives way to them."""
+        del sequence.drafted[max(0, budget - sequence.pending) :]
+        if not self.blocks.can_take(sequence, len(sequence.tokens) + len(sequence.drafted)):
+            sequence.drafted = []
 
     def _make_room(self, sequence: Sequence, new: int, plan: Plan) -> bool:
         """Blocks for its next tokens, at the cost of whoever's turn is last; False: it was itself."""
@@ -115,6 +120,7 @@ class Scheduler:
         self.running.remove(victim)
         plan.rows[:] = [row for row in plan.rows if row.sequence is not victim]
         victim.drafted = []
+        self.blocks.trim(victim)  # room that this step or its guesses took: nothing is in it
         if self.swaps(victim):
             self.blocks.set_aside(victim)
             plan.swapped.append(victim)
@@ -133,6 +139,7 @@ class Scheduler:
             if not (taken := self._admit_next(plan, budget)):
                 break
             budget -= taken
+        self._close_places()
 
     def _whole_prompts(self, plan: Plan, now: float) -> list[Row]:
         """Without chunks: prompts go whole in steps of their own, the first however long it is."""
@@ -143,6 +150,7 @@ class Scheduler:
             if (plan.rows and length > budget) or not (taken := self._admit_next(plan, length)):
                 break
             budget -= taken
+        self._close_places()
         return plan.rows
 
     def _open_places(self, now: float) -> None:
@@ -154,6 +162,11 @@ class Scheduler:
             oldest = now - min(one.arrival_s for one in self.waiting)
             queue = Queue(len(self.waiting), len(self.running), oldest, self.more_to_come)
             self._places = self.policy.admits(queue)
+
+    def _close_places(self) -> None:
+        """Nobody joins a batch later that nobody else waited for, or that is as large as the engine takes."""
+        if not self.waiting or len(self.running) >= self.limits.max_num_seqs:
+            self._places = 0
 
     def _admit_next(self, plan: Plan, budget: int) -> int:
         """Let the first of the waiting join; returns the tokens it computes, 0 where blocks are missing."""
@@ -173,14 +186,17 @@ class Scheduler:
     def _begin(self, sequence: Sequence, budget: int) -> bool:
         """Fetch or find what is computed already. False: there are too few blocks for its next tokens now."""
         if sequence.swapped is not None:
-            if self.blocks.pool.blocks_for(sequence.swapped[1] + 1) > self.blocks.free:
+            aside = sequence.swapped[1]
+            if not self.blocks.can_take(sequence, aside + min(sequence.pending - aside, budget)):
                 return False
             self.blocks.fetch(sequence)
-        else:
-            found = self.blocks.adopt(sequence)
-            if not sequence.admissions:
-                sequence.known_prefix = found
+            sequence.found = 0
+            return True
+        sequence.found = self.blocks.adopt(sequence)
         if self.blocks.can_take(sequence, sequence.computed + min(sequence.pending, budget)):
+            self.blocks.count(sequence)
+            if not sequence.admissions:
+                sequence.known_prefix = sequence.found
             return True
         self.blocks.pool.free(sequence.blocks)
         sequence.blocks, sequence.computed = [], 0

@@ -23,9 +23,10 @@ class Sequence:
 
     tokens: prompt and answer so far. computed: of them, those whose keys and values are in the blocks.
     drafted: guesses behind the known tokens that the next step checks. limit: tokens that it may have in all.
-    number: how many were added before it. known_prefix: prompt tokens that were found in the prefix cache.
-    ended: why, once it is over.
-    lingers: over, but its place in a fixed batch is kept (and computed for) until the batch is over.
+    number: how many were added before it. found: tokens that the prefix cache had when it last joined;
+    known_prefix: of its prompt, when it first did. ended: why, once it is over. lingers: over, but its place
+    in a fixed batch is kept (and computed for) until the batch is over. swapped: what lies set aside in host
+    memory, and of how many tokens.
     """
 
     request: Request
@@ -37,6 +38,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     drafted: list[int] = field(default_factory=list)
     number: int = 0
+    found: int = 0
     known_prefix: int = 0
     admissions: int = 0
     preemptions: int = 0

@@ -89,14 +89,15 @@ class DraftModel:
         return guesses
 
     def _cache_of(self, sequence: Sequence) -> tuple[KVCache, list[int]]:
-        """This sequence's, or a fresh one; the least recently used are dropped."""
-        if sequence.id in self._caches:
+        """This sequence's, or a fresh one; the least recently used are dropped. An id that was used before
+        may have a cache that is too small for who has it now."""
+        model = self.draft
+        room = min(sequence.limit + self.tokens, model.config.max_position_embeddings)
+        if sequence.id in self._caches and (self._caches[sequence.id][0].capacity or 0) >= room:
             self._caches.move_to_end(sequence.id)
             return self._caches[sequence.id]
         while len(self._caches) >= KEPT:
             self._caches.popitem(last=False)
-        model = self.draft
-        room = min(sequence.limit + self.tokens, model.config.max_position_embeddings)
         cache = create("contiguous", model.config, capacity=room, device=model.device, dtype=model.dtype)
         return cache, []
 

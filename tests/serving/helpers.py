@@ -21,11 +21,13 @@ from labcore.serving.sequence import Plan, Row
 VOCAB, CONTEXT, EOS = 16, 64, 15
 
 
-def small_model(seed: int = 0, *, eos: bool = True, heads: tuple[int, int] = (4, 2)) -> Model:
+def small_model(
+    seed: int = 0, *, eos: bool = True, heads: tuple[int, int] = (4, 2), context: int = CONTEXT
+) -> Model:
     """Random weights, large enough that its greedy answers wander. heads: of queries and of keys."""
     config = ModelConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=heads[0], num_key_value_heads=heads[1],
-        head_dim=8, intermediate_size=48, vocab_size=VOCAB, max_position_embeddings=CONTEXT,
+        head_dim=8, intermediate_size=48, vocab_size=VOCAB, max_position_embeddings=context,
         eos_token_ids=(EOS,) if eos else (),
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -83,15 +85,23 @@ class Heard:
         assert output.num_output_tokens == len(self.tokens)
 
 
+def take(engine: LLMEngine, steps: int = 1, heard: dict[str, Heard] | None = None) -> dict[str, Heard]:
+    """So many steps, every count checked after each; what was heard, added to what was heard before."""
+    heard = {} if heard is None else heard
+    for _ in range(steps):
+        for output in engine.step():
+            heard.setdefault(output.id, Heard()).hear(output)
+        check(engine)
+    return heard
+
+
 def drain(engine: LLMEngine, steps: int = 3000, heard: dict[str, Heard] | None = None) -> dict[str, Heard]:
-    """Step until nobody is left, every count checked; fails after so many steps."""
+    """Step until nobody is left; fails after so many steps."""
     heard = {} if heard is None else heard
     for _ in range(steps):
         if not engine.has_work:
             return heard
-        for output in engine.step():
-            heard.setdefault(output.id, Heard()).hear(output)
-        check(engine)
+        take(engine, 1, heard)
     raise AssertionError(f"not over after {steps} steps: {engine.stats}")
 
 
@@ -100,11 +110,18 @@ def check(engine: LLMEngine) -> None:
     plans = engine.scheduler
     for one in plans.waiting:
         assert not any((one.blocks, one.computed, one.drafted)), f"{one.id} waits and holds something"
+        if one.swapped is not None:
+            copies, computed = one.swapped
+            assert copies[0].shape[2] == engine.blocks.pool.blocks_for(computed), "more than was computed"
     engine.blocks.check([*plans.running, *plans.waiting])
     assert len(plans.running) <= plans.limits.max_num_seqs
     for one in plans.running:
         assert one.lingers or 0 <= one.computed < len(one.tokens)
         assert len(one.tokens) + len(one.drafted) < one.limit or not one.drafted
+    if (tree := engine.blocks.tree) is not None:  # what is said to be free can be had
+        for node in tree.nodes():
+            idle = tree.pool.refs(node.block) == 1
+            assert not idle or all(tree.pool.refs(below.block) == 1 for below in node.children.values())
     stats, event = engine.stats, engine.last_event
     assert 0 <= stats.blocks_used <= stats.blocks_total
     assert stats.accepted <= stats.drafted
@@ -208,6 +225,21 @@ class ShadowRunner:
             if tokens[-1] != guess:
                 break
         return Drawn(tuple(tokens))
+
+
+class InstantRunner:
+    """Draws and does nothing else, for prompts that are too long to be looked at token by token."""
+
+    def __init__(self, next: Follow = follow) -> None:
+        self.next = next
+
+    def execute(self, plan: Plan) -> list[Drawn]:
+        """A token for each row that draws."""
+        draws = [row.draws and not row.sequence.lingers for row in plan.rows]
+        return [
+            Drawn((self.next(row.sequence.tokens),)) if drawing else Drawn()
+            for row, drawing in zip(plan.rows, draws, strict=True)
+        ]
 
 
 def _mark(tokens: list[int], position: int) -> int:

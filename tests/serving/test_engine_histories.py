@@ -72,6 +72,7 @@ class Histories(RuleBasedStateMachine):
         self.requests: dict[str, Request] = {}
         self.heard: dict[str, Heard] = {}
         self.aborted: set[str] = set()
+        self.aside: dict[str, int] = {}
         self.drawn = self.preemptions = 0
         self.finished: list[str] = []
 
@@ -95,6 +96,13 @@ class Histories(RuleBasedStateMachine):
             return
         self.requests[one.id] = one
         self.heard[one.id] = Heard()
+
+    @precondition(lambda self: len(self.engine.scheduler.waiting) < ALIVE)
+    @rule(lengths=st.lists(st.integers(1, LONGEST), min_size=2, max_size=4), text=st.integers(0, 2))
+    def crowd(self, lengths: list[int], text: int) -> None:
+        """Several at once that begin alike: each may compute for itself what the others compute."""
+        for length in lengths:
+            self.arrive(length, text, 1 + length % MOST_NEW, 0, True)
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -144,6 +152,12 @@ class Histories(RuleBasedStateMachine):
         assert event.drawn == sum(len(output.tokens) for output in outputs)
         assert set(event.swapped) <= set(event.preempted) <= was
         assert {row.id for row in event.rows} <= was | {id for id, _ in event.admitted}
+        starts = {row.id: row.start for row in event.rows}
+        for id, found in event.admitted:  # what was set aside is not what the prefix cache had
+            assert found == (0 if id in self.aside else starts[id])
+            assert starts[id] == self.aside.pop(id, starts[id]), "what was set aside is lost"
+        swapped = [one for one in engine.scheduler.waiting if one.id in event.swapped]
+        self.aside |= {one.id: one.swapped[1] for one in swapped}
         self._in_turn()
         if not engine.scheduler.limits.chunked:
             prompts = [row for row in event.rows if row.kind == "prefill"]
@@ -190,5 +204,5 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=200, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=400, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
 )
