@@ -115,6 +115,5 @@ def _banner(engine: LLMEngine, url: str, name: str) -> str:
     stats = engine.stats
     return (
         f"{name} at {url}/v1, up to {engine.max_model_len:,} tokens a request, {stats.blocks_total:,} "
-        "blocks; "
-        "Ctrl-C stops."
+        "blocks; Ctrl-C stops."
     )

@@ -63,9 +63,9 @@ class GenerationBody(Body):
     top_k: int | None = Field(None, ge=-1, description="-1 and 0: all tokens.")
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
-    presence_penalty: float | None = Field(None, description="0 only.")
-    frequency_penalty: float | None = Field(None, description="0 only.")
-    logit_bias: dict[str, float] | None = Field(None, description="Empty only.")
+    presence_penalty: float | None = Field(None, json_schema_extra={"enum": [0, None]})
+    frequency_penalty: float | None = Field(None, json_schema_extra={"enum": [0, None]})
+    logit_bias: dict[str, float] | None = Field(None, json_schema_extra={"maxProperties": 0})
     ignore_eos: bool | None = None
     priority: int | None = Field(None, description="Lower is served sooner.")
     return_token_ids: bool | None = Field(None, description="Give the tokens beside the text.")
@@ -124,11 +124,11 @@ class GenerationBody(Body):
 class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
-    prompt: str | TokenIds | Texts | ManyTokenIds
+    prompt: str | TokenIds | Texts | ManyTokenIds = Field(json_schema_extra={"minLength": 1, "minItems": 1})
     logprobs: Logprobs | None = None
     best_of: int | None = Field(None, description="As n only.")
-    echo: bool | None = Field(None, description="False only.")
-    suffix: str | None = Field(None, description="Empty only.")
+    echo: bool | None = Field(None, json_schema_extra={"enum": [False, None]})
+    suffix: str | None = Field(None, json_schema_extra={"enum": ["", None]})
 
     @model_validator(mode="after")
     def _refuse_old_settings(self) -> CompletionBody:

@@ -46,9 +46,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """While the engine is drained the door stays open, so that who knocks is told why."""
-        grace_s = self.service.limits.grace_s
-        if aborted := await self.service.engine.drain(grace_s):
-            log.warning("%d answers were not finished within %g s and were ended.", aborted, grace_s)
+        if aborted := await self.service.engine.drain(self.service.limits.grace_s):
+            log.warning("Answers that were ended before they were finished: %d.", aborted)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -65,13 +64,13 @@ def bind(host: str, port: int) -> socket.socket:
 
     Raises ServerError, which names a free port where this one is taken.
     """
+    if not 0 <= port <= 65535:  # the system's look-up would take it modulo 65536
+        raise ServerError(f"{port} is no port; give --port with 1 to 65535, or 0 for any free one.")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return _listen(family, address)
     except socket.gaierror as error:
         raise ServerError(f"There is no host {host!r} ({error.strerror}); give --host 127.0.0.1.") from None
-    except OverflowError:
-        raise ServerError(f"{port} is no port; give --port with 1 to 65535, or 0 for any free one.") from None
     except OSError as error:
         raise ServerError(_mend(host, port, error)) from None
 
