@@ -1,4 +1,4 @@
-"""The command line: `labcore doctor`, `generate`, `plan`, `lessons` and `bench`.
+"""The command line: `labcore doctor`, `generate`, `plan`, `serve`, `lessons`, `bench` and more.
 
 Commands import what they need when they run, so that `labcore --help` answers at once. An error that the
 user can mend (a LabError) is printed as its one sentence and ends with code 2; anything else is a bug and
@@ -31,6 +31,7 @@ from labcore.plan_cli import plan
 from labcore.profile_cli import profile
 from labcore.roofs_cli import roofs
 from labcore.serve_cli import serve
+from labcore.simulate_cli import simulate
 
 if TYPE_CHECKING:
     from labcore.generation import Output
@@ -76,6 +77,7 @@ app.command()(roofs)
 app.command()(profile)
 app.command()(serve)
 app.command("load-test")(load_test)
+app.command()(simulate)
 
 
 def _version(asked: bool) -> None:

@@ -19,9 +19,9 @@ from labcore.bench import llama_server
 from labcore.bench.interleave import interleave
 from labcore.bench.peers import as_transformers
 from labcore.errors import LabError
-from labcore.generation.stopping import Stopping
 from labcore.model import Model
-from labcore.serving import LLMEngine, Request, Static
+from labcore.serving import LLMEngine, Static
+from labcore.serving.offline import requests_of
 from labcore.serving.workload import Workload, make_workload
 
 PEERS = ("transformers", "llama.cpp")
@@ -144,8 +144,8 @@ def _contestants(
 def ours(model: Model, load: Workload, policy: Any, batch: int) -> Served:
     """Our engine, greedy, nothing shared between requests; token budget as it is."""
     engine = LLMEngine(model, policy, max_num_seqs=batch, prefix_caching=False)
-    for one in load:
-        engine.add(Request(one.id, one.prompt, stopping=Stopping(one.output_tokens, ignore_eos=True)))
+    for request in requests_of(load):
+        engine.add(request)
     with _timed(model) as passes:
         start = time.perf_counter()
         while engine.has_work:

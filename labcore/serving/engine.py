@@ -1,34 +1,26 @@
-"""The serving engine: schedule, run, hand out. Everything that serves many requests goes through `step`."""
+"""The serving engine. Everything that serves many requests goes through its `step`."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any
-
-import torch
 
 from labcore.cache.paged import BlockStore
 from labcore.errors import ConfigError
-from labcore.generation.answer import Answer
 from labcore.model import Model
-from labcore.serving.admission import ensure_possible, usual_blocks
+from labcore.serving.admission import usual_blocks
 from labcore.serving.blocks import BlockManager
-from labcore.serving.drawing import Drawn
-from labcore.serving.events import EngineStats, RowEvent, StepEvent
-from labcore.serving.policies import Policy, policy_of
-from labcore.serving.requests import FinishReason, Request, RequestOutput
-from labcore.serving.runner import ModelRunner, Runner
-from labcore.serving.scheduler import Limits, Scheduler
-from labcore.serving.sequence import Plan, Row, Sequence
+from labcore.serving.core import EngineCore
+from labcore.serving.policies import Policy
+from labcore.serving.runner import ModelRunner
+from labcore.serving.scheduler import Limits
 from labcore.serving.speculation import Drafter
 from labcore.serving.swapping import Preemption, SwapChoice
 
-EVENTS = 100_000
+EVENTS = 100_000  # that are kept
 
 
-class LLMEngine:
+class LLMEngine(EngineCore):
     """Many requests on one model, step by step. Single-threaded: whoever calls `step` calls everything else.
 
     policy: a name or a Policy. num_blocks of block_size positions: the pool (default: a quarter of the free
@@ -59,221 +51,17 @@ class LLMEngine:
             raise ConfigError(
                 f"max_model_len is {max_model_len}; {model.name!r} holds 2 to {context} tokens."
             )
-        self.model, self.clock, self.speculation = model, clock, speculation
-        self.max_model_len = max_model_len or context
         blocks = usual_blocks(model, block_size) if num_blocks is None else num_blocks
         store = BlockStore(model.config, blocks, block_size, model.device, model.dtype)
-        self.blocks = BlockManager(store.pool, store, prefix_caching=prefix_caching)
-        limits = Limits(max_num_seqs, token_budget, chunked)
-        self.scheduler = Scheduler(self.blocks, policy_of(policy), limits)
-        self.runner: Runner = ModelRunner(model, store)
-        self.swap_choice = SwapChoice(preemption, store.block_bytes)
-        self.scheduler.swaps = self.swap_choice
-        self.events: deque[StepEvent] = deque(maxlen=EVENTS)
-        self._sequences: dict[str, Sequence] = {}
-        self._counts = {"prompt": 0, "output": 0, "preemptions": 0, "drafted": 0, "accepted": 0}
-        self._steps, self.idle_step = 0, False
-        self._ended: list[tuple[str, FinishReason]] = []
-
-    # Requests
-
-    def add(self, request: Request) -> None:
-        """Put a request into the queue.
-
-        Raises PromptError for an empty or overlong prompt or an unknown token, CacheFull for one that the
-        whole pool could not hold, SamplingError for stop strings without a tokenizer, ValueError for an id in
-        use.
-        """
-        if request.id in self._sequences:
-            raise ValueError(f"Request {request.id!r} is here already; ids are unique.")
-        ensure_possible(request, self.model, self.max_model_len, self.blocks.pool)
-        length = len(request.prompt)
-        limit = min(length + request.stopping.max_new_tokens, self.max_model_len)
-        arrival = self.clock() if request.arrival_s is None else request.arrival_s
-        answer = Answer(self.model, list(request.prompt), request.stopping)
-        sequence = Sequence(request, arrival, limit, answer)
-        sequence.stream = torch.Generator("cpu").manual_seed(request.sampling.seed)
-        self._sequences[request.id] = sequence
-        self.scheduler.add(sequence)
-
-    def abort(self, id: str) -> RequestOutput | None:
-        """End a request now and free its blocks; None where there is no such request."""
-        if (sequence := self._sequences.get(id)) is None:
-            return None
-        sequence.ended = "abort"
-        self._ended.append((id, "abort"))  # the next step's event tells it
-        self._forget(sequence)
-        return _output(sequence, Drawn(), "", "abort")
-
-    @property
-    def has_work(self) -> bool:
-        """Whether anyone waits or runs."""
-        return bool(self._sequences)
-
-    @property
-    def stats(self) -> EngineStats:
-        """Where it stands."""
-        tree = self.blocks.tree
-        return EngineStats(
-            waiting=len(self.scheduler.waiting),
-            running=len(self.scheduler.running),
-            blocks_used=self.blocks.in_use,
-            blocks_total=self.blocks.pool.num_blocks,
-            steps=self._steps,
-            prompt_tokens=self._counts["prompt"],
-            output_tokens=self._counts["output"],
-            preemptions=self._counts["preemptions"],
-            prefix_queries=tree.stats.tokens_asked if tree else 0,
-            prefix_hits=tree.stats.tokens_hit if tree else 0,
-            drafted=self._counts["drafted"],
-            accepted=self._counts["accepted"],
+        super().__init__(
+            model,
+            BlockManager(store.pool, store, prefix_caching=prefix_caching),
+            ModelRunner(model, store),
+            policy,
+            Limits(max_num_seqs, token_budget, chunked),
+            max_model_len=max_model_len or context,
+            swap_choice=SwapChoice(preemption, store.block_bytes),
+            clock=clock,
+            speculation=speculation,
+            most_events=EVENTS,
         )
-
-    @property
-    def last_event(self) -> StepEvent | None:
-        """The newest step."""
-        return self.events[-1] if self.events else None
-
-    # A step
-
-    def step(self) -> list[RequestOutput]:
-        """Decide, compute, hand out. Nothing to do: an empty list at once."""
-        start = self.clock()
-        plan = self.scheduler.schedule(start)
-        self.idle_step = not plan.rows
-        if not plan.rows:
-            return []
-        decided = self.clock()
-        held = [_row_event(row) for row in plan.rows]
-        drawn = self.runner.execute(plan)
-        seconds = self.clock() - decided
-        outputs = [self._advance(row, one, seconds) for row, one in zip(plan.rows, drawn, strict=True)]
-        self._guess()
-        self.swap_choice.saw(plan, seconds)
-        self._record(plan, held, outputs, start, decided)
-        return [output for output in outputs if output is not None]
-
-    def _advance(self, row: Row, drawn: Drawn, seconds: float) -> RequestOutput | None:
-        """Count what was computed, take what was drawn, and end what is over."""
-        sequence = row.sequence
-        if sequence.lingers:
-            return None
-        before, guesses = len(sequence.tokens), len(sequence.drafted)
-        sequence.drafted = []
-        sequence.computed = min(row.start + row.new, before + max(0, len(drawn.tokens) - 1))
-        shown, taken = "", 0
-        for token in drawn.tokens:
-            sequence.tokens.append(token)
-            taken += 1
-            shown += sequence.answer.push(token, seconds, last=len(sequence.tokens) >= sequence.limit)
-            if sequence.answer.ended:
-                break
-        sequence.computed = (
-            min(sequence.computed, len(sequence.tokens) - 1) if drawn.tokens else sequence.computed
-        )
-        # All but the last were guesses; an end among them leaves the last out.
-        self._count(row, taken, guesses, min(taken, len(drawn.tokens) - 1) if guesses else 0)
-        if guesses:
-            self.blocks.trim(sequence)
-        if row.start < sequence.prompt_length <= sequence.computed:
-            self.blocks.remember(sequence)
-        if not drawn.tokens:
-            return None
-        kept = Drawn(drawn.tokens[:taken], drawn.logprobs[:taken])
-        return _output(sequence, kept, shown, self._end(sequence))
-
-    def _end(self, sequence: Sequence) -> FinishReason | None:
-        """Why it is over, with its place given up (or kept, in a fixed batch); None: it is not."""
-        if not sequence.answer.ended:
-            return None
-        output = getattr(sequence.answer, "output", None)
-        sequence.ended = output.finish_reason if output else sequence.answer.ended
-        assert sequence.ended is not None
-        self._ended.append((sequence.id, sequence.ended))
-        if self.scheduler.policy.fixed_batch:
-            self.blocks.remember(sequence)
-            sequence.lingers = True
-            del self._sequences[sequence.id]
-            self.scheduler.sweep()
-        else:
-            self._forget(sequence)
-        return sequence.ended
-
-    def _forget(self, sequence: Sequence) -> None:
-        self.scheduler.remove(sequence)
-        self.swap_choice.aside.pop(sequence.id, None)
-        self._sequences.pop(sequence.id, None)
-        self.scheduler.sweep()
-
-    def _guess(self) -> None:
-        """Let the drafter guess what comes next, for those who decode."""
-        if self.speculation is None:
-            return
-        for sequence in self.scheduler.running:
-            room = sequence.limit - len(sequence.tokens) - 1
-            if sequence.decoding and not sequence.lingers and room > 0:
-                sequence.drafted = self.speculation.guess(sequence)[:room]
-
-    def _count(self, row: Row, taken: int, guesses: int, accepted: int) -> None:
-        self._counts["output"] += taken
-        self._counts["drafted"] += guesses
-        self._counts["accepted"] += accepted
-        if taken and row.sequence.num_output == taken:
-            self._counts["prompt"] += row.sequence.prompt_length
-
-    def _record(
-        self,
-        plan: Plan,
-        held: list[dict[str, Any]],
-        outputs: list[RequestOutput | None],
-        start: float,
-        decided: float,
-    ) -> None:
-        """Tell of the step. What a row drew behind its end was never given to anybody, and does not count."""
-        self._counts["preemptions"] += len(plan.preempted)
-        drawn = [len(output.tokens) if output else 0 for output in outputs]
-        self.events.append(
-            StepEvent(
-                index=self._steps,
-                start_s=start,
-                seconds=self.clock() - start,
-                schedule_s=decided - start,
-                rows=tuple(RowEvent(**one, drawn=got) for one, got in zip(held, drawn, strict=True)),
-                waiting=len(self.scheduler.waiting),
-                running=len(self.scheduler.running),
-                blocks_used=self.blocks.in_use,
-                blocks_total=self.blocks.pool.num_blocks,
-                admitted=tuple((one.id, one.found) for one in plan.admitted),
-                preempted=tuple(one.id for one in plan.preempted),
-                swapped=tuple(one.id for one in plan.swapped),
-                finished=tuple(self._ended),
-            )
-        )
-        self._steps += 1
-        self._ended = []
-
-
-def _row_event(row: Row) -> dict[str, Any]:
-    """A row as it stands before its step."""
-    sequence = row.sequence
-    decoding = sequence.lingers or (sequence.pending == 1 and sequence.num_output > 0)
-    return {
-        "id": sequence.id,
-        "kind": "decode" if decoding else "prefill",
-        "start": row.start,
-        "new": row.new,
-        "blocks": tuple(sequence.blocks),
-    }
-
-
-def _output(sequence: Sequence, drawn: Drawn, text: str, reason: FinishReason | None) -> RequestOutput:
-    return RequestOutput(
-        id=sequence.id,
-        tokens=drawn.tokens,
-        text=text,
-        logprobs=drawn.logprobs,
-        finish_reason=reason,
-        num_prompt_tokens=sequence.prompt_length,
-        num_output_tokens=sequence.num_output,
-        num_cached_tokens=sequence.known_prefix,
-    )

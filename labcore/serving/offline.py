@@ -12,8 +12,9 @@ from labcore.errors import ConfigError
 from labcore.generation.prompts import encode_batch
 from labcore.generation.sampling import SamplingParams
 from labcore.generation.stopping import Stopping
-from labcore.serving.engine import LLMEngine
+from labcore.serving.core import EngineCore
 from labcore.serving.requests import Request, RequestOutput
+from labcore.serving.workload import Arrival
 
 Prompts = Sequence[str] | Sequence[Sequence[int]]
 
@@ -34,8 +35,18 @@ class Answered:
         self.finish_reason = output.finish_reason or self.finish_reason
 
 
+def requests_of(workload: Iterable[Arrival]) -> tuple[Request, ...]:
+    """A workload as an engine takes it; every answer has exactly the length that was drawn, greedily."""
+    return tuple(
+        Request(
+            one.id, one.prompt, stopping=Stopping(one.output_tokens, ignore_eos=True), arrival_s=one.at_s
+        )
+        for one in workload
+    )
+
+
 def answer(
-    engine: LLMEngine,
+    engine: EngineCore,
     prompts: Prompts,
     *,
     max_new_tokens: int = 64,
@@ -64,7 +75,7 @@ def answer(
 
 
 def replay(
-    engine: LLMEngine,
+    engine: EngineCore,
     requests: Iterable[Request],
     *,
     sleep: Callable[[float], None] = time.sleep,
@@ -96,7 +107,7 @@ def replay(
     return found
 
 
-def _ensure_idle(engine: LLMEngine) -> None:
+def _ensure_idle(engine: EngineCore) -> None:
     """Raises ConfigError where somebody else's requests would be answered to nobody."""
     if engine.has_work:
         stats = engine.stats
@@ -107,7 +118,7 @@ def _ensure_idle(engine: LLMEngine) -> None:
 
 
 @contextmanager
-def _none_left(engine: LLMEngine, found: Iterable[str]) -> Iterator[None]:
+def _none_left(engine: EngineCore, found: Iterable[str]) -> Iterator[None]:
     """Whatever happens, leave the engine as it was: no request of these, nobody announced."""
     try:
         yield
@@ -121,7 +132,7 @@ def _at(request: Request, start: float) -> Request:
     return replace(request, arrival_s=start + (request.arrival_s or 0.0))
 
 
-def _wait(engine: LLMEngine, waiting: list[Request], start: float, sleep: Callable[[float], None]) -> None:
+def _wait(engine: EngineCore, waiting: list[Request], start: float, sleep: Callable[[float], None]) -> None:
     """Until the next arrival, or a little where only a policy waits."""
     if not waiting:
         sleep(0.001)

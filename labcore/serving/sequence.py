@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from labcore.generation.answer import Answer
 from labcore.serving.requests import FinishReason, Request
-
-
-class AnswerLike(Protocol):
-    """What turns tokens into text and says when enough have come; `generation.Answer` is one."""
-
-    ended: Any
-
-    def push(self, token: int, seconds: float, last: bool) -> str:
-        """Take a token; returns the text that it made visible."""
 
 
 @dataclass(eq=False)
@@ -32,7 +24,7 @@ class Sequence:
     request: Request
     arrival_s: float
     limit: int
-    answer: AnswerLike
+    answer: Answer
     tokens: list[int] = field(default_factory=list)
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
