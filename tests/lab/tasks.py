@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -24,6 +25,17 @@ def mistakes_of(task: exercises.Exercise, monkeypatch: pytest.MonkeyPatch) -> di
     monkeypatch.setattr(module, "on_cases", spy)
     assert task.check(task.solution).ok
     return dict(seen)
+
+
+def knows_its_mistakes(task: exercises.Exercise, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The solution passes on this seed's cases, and each mistake gets its own sentence."""
+    random.seed(seed)
+    mistakes = mistakes_of(task, monkeypatch)
+    assert len(mistakes) >= 3
+    for sentence, mistaken in mistakes.items():
+        verdict = task.check(mistaken)
+        assert not verdict.ok
+        assert verdict.message.endswith(f": {sentence}")
 
 
 def with_its_bug(bug: hunts.Hunt) -> Callable[..., Any]:

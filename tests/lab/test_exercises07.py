@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from labcore.lab.exercises import TODO, lesson07
 from labcore.quant.formats import Format, apply_grid, grid, quantize_tensor
 from labcore.quant.gptq import gptq
 from labcore.quant.smoothquant import smoothing
-from tests.lab.tasks import mistakes_of, told, with_its_bug
+from tests.lab.tasks import knows_its_mistakes, told, with_its_bug
 
 TASKS = exercises.of_lesson("07")
 HUNTS = hunts.of_lesson("07")
@@ -34,13 +33,7 @@ def test_the_lesson_is_registered() -> None:
 def test_every_solution_passes_and_every_mistake_is_named(
     task: exercises.Exercise, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    random.seed(seed)
-    mistakes = mistakes_of(task, monkeypatch)
-    assert len(mistakes) >= 3
-    for sentence, mistaken in mistakes.items():
-        verdict = task.check(mistaken)
-        assert not verdict.ok
-        assert verdict.message.endswith(f": {sentence}")
+    knows_its_mistakes(task, seed, monkeypatch)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)

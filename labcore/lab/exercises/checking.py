@@ -49,6 +49,14 @@ class Verdict:
         return self.attempted and self.passed == self.total
 
 
+def of_faults(faults: Sequence[str], total: int, what: str, praise: str, told: int = 1) -> Verdict:
+    """The verdict on `total` things of which some were found wrong, a sentence each; the first are told."""
+    passed = total - len(faults)
+    if faults:
+        return Verdict(passed, total, f"{passed} of {total} {what} are right. {' '.join(faults[:told])}")
+    return Verdict(total, total, f"{total} of {total} {what}: {praise}.")
+
+
 def unfinished() -> Verdict:
     """The verdict on `lab.TODO`."""
     return Verdict(0, 0, "not attempted", attempted=False)

@@ -17,7 +17,7 @@ from labcore import kernels
 from labcore.cache import ContiguousCache, KVCache
 from labcore.generation import decode_step, prefill
 from labcore.generation.api import logits as all_logits
-from labcore.lab.exercises.checking import Verdict
+from labcore.lab.exercises.checking import Verdict, of_faults
 from labcore.lab.exercises.loops import tiny_model
 from labcore.lab.hunts.registry import planted
 from labcore.model.transformer import AttendingCache, Attention
@@ -50,7 +50,7 @@ LENGTHS = (1, 4, 9)
 def _check_offset(suspect: Callable[..., Any]) -> Verdict:
     """Prompt and decode steps through the suspect must give the logits of one pass through labcore."""
     faults = [fault for length in LENGTHS if (fault := _offset_fault(suspect, length))]
-    return _verdict(faults, "prompts", "keys of prompt and answer stand where they belong")
+    return of_faults(faults, len(LENGTHS), "prompts", "keys of prompt and answer stand where they belong")
 
 
 def _offset_fault(suspect: Callable[..., Any], length: int) -> str:
@@ -86,7 +86,8 @@ def _offset_fault(suspect: Callable[..., Any], length: int) -> str:
 def _check_reset(suspect: Callable[..., Any]) -> Verdict:
     """After a reset the second prompt must be answered as if there had been no first."""
     faults = [fault for length in LENGTHS if (fault := _reset_fault(suspect, length))]
-    return _verdict(faults, "pairs of prompts", "after a reset nothing of the first prompt is left")
+    praise = "after a reset nothing of the first prompt is left"
+    return of_faults(faults, len(LENGTHS), "pairs of prompts", praise)
 
 
 def _reset_fault(suspect: Callable[..., Any], length: int) -> str:
@@ -106,11 +107,3 @@ def _reset_fault(suspect: Callable[..., Any], length: int) -> str:
         )
     gap = float((prefill(model, second, cache)[0] - all_logits(model, second)[0, -1]).abs().max())
     return "" if gap < 1e-4 else f"The second prompt's logits differ from a fresh cache's by {gap:.2g}."
-
-
-def _verdict(faults: list[str], what: str, praise: str) -> Verdict:
-    total = len(LENGTHS)
-    passed = total - len(faults)
-    if faults:
-        return Verdict(passed, total, f"{passed} of {total} {what} are right. {faults[0]}")
-    return Verdict(total, total, f"{total} of {total} {what}: {praise}.")

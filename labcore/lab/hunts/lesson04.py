@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from labcore.cache import PagedCache
-from labcore.lab.exercises.checking import Verdict
+from labcore.lab.exercises.checking import Verdict, of_faults
 from labcore.lab.exercises.loops import tiny_model
 from labcore.lab.hunts.registry import planted
 
@@ -49,7 +49,7 @@ def _check_leak(suspect: Callable[..., Any]) -> Verdict:
                 f"needs {needed}, and the "
                 f"pool still counts {used} as held."
             )
-    return _verdict(faults, 3, "histories", "every block came back")
+    return of_faults(faults, 3, "histories", "every block came back")
 
 
 @planted(
@@ -76,11 +76,4 @@ def _check_mask(suspect: Callable[..., Any]) -> Verdict:
             if found != expected:
                 faults.append(f"Window {window}, query {query}: it sees {found} and should see {expected}.")
                 break
-    return _verdict(faults, len(cases), "windows", "each query sees its window")
-
-
-def _verdict(faults: list[str], total: int, what: str, praise: str) -> Verdict:
-    passed = total - len(faults)
-    if faults:
-        return Verdict(passed, total, f"{passed} of {total} {what} are right. {faults[0]}")
-    return Verdict(total, total, f"{total} of {total} {what}: {praise}.")
+    return of_faults(faults, len(cases), "windows", "each query sees its window")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from labcore.lab.exercises.checking import Verdict
+from labcore.lab.exercises.checking import Verdict, of_faults
 from labcore.lab.hunts.registry import planted
 
 ASKING, WORKING = 1e-4, 1e-2  # seconds that a launch and the launched work take on the make-believe device
@@ -70,7 +70,7 @@ def _check_waits(suspect: Callable[..., Any]) -> Verdict:
                 f"{len(short)} of {repeats} runs were said to take {short[0] * 1e3:.1f} ms; the device "
                 f"worked {WORKING * 1e3:.0f} ms on each."
             )
-    return _verdict(faults, len(counts), "measurements", "every sample holds the device's work")
+    return of_faults(faults, len(counts), "measurements", "every sample holds the device's work")
 
 
 @planted(
@@ -101,11 +101,4 @@ def _check_warm(suspect: Callable[..., Any]) -> Verdict:
             faults.append(
                 f"With warmup={cold} a sample of {worst:g} s was kept; warm, every call takes 0.01 s."
             )
-    return _verdict(faults, len(counts), "contests", "only warm calls count")
-
-
-def _verdict(faults: list[str], total: int, what: str, praise: str) -> Verdict:
-    passed = total - len(faults)
-    if faults:
-        return Verdict(passed, total, f"{passed} of {total} {what} are right. {faults[0]}")
-    return Verdict(total, total, f"{total} of {total} {what}: {praise}.")
+    return of_faults(faults, len(counts), "contests", "only warm calls count")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from labcore.catalog import architecture
-from labcore.lab.exercises.checking import Verdict
+from labcore.lab.exercises.checking import Verdict, of_faults
 from labcore.lab.hunts.registry import planted
 
 # Bytes a token in fp16, as the models' papers and the cache's tensors have them.
@@ -48,7 +48,7 @@ def _check_kv(suspect: Callable[..., Any]) -> Verdict:
                 f"{name} ({config.attention_kind}) keeps {expected:,} bytes of a token in fp16; this says "
                 f"{found:,}, {found / expected:.3g} times as many."
             )
-    return _verdict(faults, len(KV_BYTES), "models", "the cache has as many heads as are kept")
+    return of_faults(faults, len(KV_BYTES), "models", "the cache has as many heads as are kept")
 
 
 @planted(
@@ -72,11 +72,4 @@ def _check_intensity(suspect: Callable[..., Any]) -> Verdict:
                 f"{inputs} × {outputs} in fp16 over {rows} rows is {expected} FLOP/byte; "
                 f"this says {found:.1f}."
             )
-    return _verdict(faults, len(INTENSITIES), "layers", "every byte is counted")
-
-
-def _verdict(faults: list[str], total: int, what: str, praise: str) -> Verdict:
-    passed = total - len(faults)
-    if faults:
-        return Verdict(passed, total, f"{passed} of {total} {what} are right. {faults[0]}")
-    return Verdict(total, total, f"{total} of {total} {what}: {praise}.")
+    return of_faults(faults, len(INTENSITIES), "layers", "every byte is counted")

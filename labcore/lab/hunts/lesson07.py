@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labcore.kernels.packing import pack
-from labcore.lab.exercises.checking import Verdict
+from labcore.lab.exercises.checking import Verdict, of_faults
 from labcore.lab.hunts.registry import planted
 from labcore.quant.formats import Format, quantize_tensor
 from labcore.quant.quantizing import relative_error
@@ -55,7 +55,7 @@ def _check_scales(suspect: Callable[..., Any]) -> Verdict:
         found = _result(suspect, (q, scale, zero), wanted.shape)
         if told := found if isinstance(found, str) else _off(found, wanted):
             faults.append(f"A layer of {rows} × {columns} weights and {lines} × {groups} scales {told}.")
-    return _verdict(faults, len(LAYERS), "layers", "each scale meets the weights that share it")
+    return of_faults(faults, len(LAYERS), "layers", "each scale meets the weights that share it", told=2)
 
 
 @planted(
@@ -83,7 +83,7 @@ def _check_order(suspect: Callable[..., Any]) -> Verdict:
             faults.append(f"Unpacking {bits} bit{'s' if bits > 1 else ''} {told}.")
     if told := _product(suspect, stream):
         faults.insert(1, f"The product with a 64 × 64 layer of 4 bits {told}.")
-    return _verdict(faults, len(PACKED) + 1, "tests", "every code is back in its place")
+    return of_faults(faults, len(PACKED) + 1, "tests", "every code is back in its place", told=2)
 
 
 def _product(suspect: Callable[..., Any], stream: torch.Generator) -> str:
@@ -121,10 +121,3 @@ def _misplaced(found: Tensor, codes: Tensor) -> str:
         return ""
     first, back = codes[0, ::8].tolist(), found[0, ::8].tolist()
     return f"changes {wrong} of {codes.numel()} codes: every eighth of a row was {first} and is {back}"
-
-
-def _verdict(faults: list[str], total: int, what: str, praise: str) -> Verdict:
-    passed = total - len(faults)
-    if faults:
-        return Verdict(passed, total, f"{passed} of {total} {what} are right. {' '.join(faults[:2])}")
-    return Verdict(total, total, f"{total} of {total} {what}: {praise}.")
