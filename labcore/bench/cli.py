@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +11,7 @@ from rich.table import Table
 from labcore.bench.cli_predict import parallel, predict
 from labcore.bench.cli_quant import quant, quant_quality
 from labcore.bench.cli_serving import serving
+from labcore.bench.options import Device, Dtype, Out, Source, keep
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine beside its peers and the machine's limits.")
 
@@ -30,16 +30,16 @@ app.command("quant-quality")(quant_quality)
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Option(help="story, a folder, a Hub id, or shape:NAME.")] = "story",
+    model: Source = "story",
     against: Annotated[
         list[str] | None, typer.Option(help="A peer: transformers. May be given again.")
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt.")] = 32,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate in each run.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each engine, interleaved.")] = 7,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    out: Out = None,
 ) -> None:
     """Greedy decoding of one prompt: whole runs, interleaved, medians, beside the bandwidth ceiling."""
     import labcore
@@ -60,9 +60,7 @@ def generate(
         )
     data = record.record("generate", result.to_dict(), loaded.device, peers)
     console.print(_generate_table(data))
-    if out:
-        record.write(out, data)
-        console.print(f"Written to {out}")
+    keep(console, out, data)
 
 
 @app.command()
@@ -79,9 +77,9 @@ def cache(
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Sequences. May be given again.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Steps of each cache, interleaved.")] = 9,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    out: Out = None,
 ) -> None:
     """Each kind of cache beside the contiguous one: bytes per token, time per decode step."""
     import labcore
@@ -103,9 +101,7 @@ def cache(
         )
     data = record.record("cache", result.to_dict(), loaded.device)
     console.print(_cache_table(data))
-    if out:
-        record.write(out, data)
-        console.print(f"Written to {out}")
+    keep(console, out, data)
 
 
 @app.command("cache-quality")
@@ -113,8 +109,8 @@ def cache_quality(
     kind: Annotated[list[str] | None, typer.Option(help="A cache. May be given again.")] = None,
     stories: Annotated[int, typer.Option(min=2, help="Held-out stories for perplexity.")] = 100,
     questions: Annotated[int, typer.Option(min=4, help="Held-out questions for recall.")] = 400,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    device: Device = "auto",
+    out: Out = None,
 ) -> None:
     """What each kind of cache does to the embedded model's text: perplexity and recall, beside its bytes."""
     import labcore
@@ -126,9 +122,7 @@ def cache_quality(
     result = bench_quality(model, kind or SPECS, stories=stories, questions=questions)
     data = record.record("cache-quality", result, model.device)
     console.print(_quality_table(result))
-    if out:
-        record.write(out, data)
-        console.print(f"Written to {out}")
+    keep(console, out, data)
 
 
 def _generate_table(data: dict[str, object]) -> Table:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-OUT = typer.Option(help="Write the result as JSON here.")
+from labcore.bench.options import Device, Dtype, Out, keep
 
 
 def predict(
@@ -20,9 +19,9 @@ def predict(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Sequences; again for more.")] = None,
     prompt: Annotated[list[int] | None, typer.Option(min=2, help="Prompt length; again for more.")] = None,
     repeats: Annotated[int, typer.Option(min=3, help="Runs of each step, roofs in between.")] = 9,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
-    out: Annotated[Path | None, OUT] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    out: Out = None,
 ) -> None:
     """Each step as costs and measured roofs foretell it, beside the step as it is; misses named."""
     import labcore
@@ -48,7 +47,7 @@ def predict(
         + (f"; missed: {', '.join(missed)}." if missed else "."),
         highlight=False,
     )
-    _keep(console, out, data)
+    keep(console, out, data)
 
 
 def parallel(
@@ -60,7 +59,7 @@ def parallel(
     prompt: Annotated[int, typer.Option(min=2, help="Length of the prompt.")] = 128,
     repeats: Annotated[int, typer.Option(min=5, help="Runs of each step.")] = 9,
     device: Annotated[str, typer.Option(help="cpu, or cuda with a GPU for each rank.")] = "cpu",
-    out: Annotated[Path | None, OUT] = None,
+    out: Out = None,
 ) -> None:
     """All-reduce time by size, and step time by number of ranks with the share spent talking."""
     from labcore.bench import record
@@ -82,15 +81,8 @@ def parallel(
     data = record.record("parallel", result, resolve_device(device))
     for table in (_reduce_table(result), _step_table(result)):
         console.print(table)
-    _keep(console, out, data)
+    keep(console, out, data)
 
-
-def _keep(console: Console, out: Path | None, data: dict[str, Any]) -> None:
-    from labcore.bench import record
-
-    if out:
-        record.write(out, data)
-        console.print(f"Written to {out}")
 
 
 def _columns(title: str, *names: str) -> Table:

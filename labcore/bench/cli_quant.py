@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages
+
 RECIPES = ("int8", "int4:group=32,head=same")
-PYPI = {"llama.cpp": "llama-cpp-python"}
 
 
 def quant(
-    model: Annotated[
-        str, typer.Option(help="story, a folder, a Hub id, or shape:NAME.")
-    ] = "shape:smollm2-135m",
+    model: Source = "shape:smollm2-135m",
     recipe: Annotated[
         list[str] | None, typer.Option(help="Such as int8 or gptq-int4:group=64. May be given again.")
     ] = None,
-    against: Annotated[
-        list[str] | None, typer.Option(help="A peer: transformers, llama.cpp. May be given again.")
-    ] = None,
+    against: Peers = None,
     prompt_tokens: Annotated[int, typer.Option(min=33, help="Length of the prompt of the prefill.")] = 512,
     new_tokens: Annotated[int, typer.Option(min=1, help="Steps of decode in each run.")] = 48,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Sequences. May be given again.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each, interleaved.")] = 7,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    out: Out = None,
 ) -> None:
     """Quantized weights: prefill and decode beside full precision, peers and the bandwidth ceiling."""
     from labcore.bench import record
@@ -51,11 +47,9 @@ def quant(
             dtype=dtype,
             progress=status.update,
         )
-    data = record.record("quant", result, resolve_device(device), [PYPI.get(name, name) for name in peers])
+    data = record.record("quant", result, resolve_device(device), packages(peers))
     console.print(table(data))
-    if out:
-        record.write(out, data)
-        console.print(f"Written to {out}")
+    keep(console, out, data)
 
 
 def table(data: dict[str, Any]) -> Table:
@@ -102,8 +96,8 @@ def quant_quality(
     planted: Annotated[
         bool, typer.Option(help="Also a table of the model with outliers planted in its activations.")
     ] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    device: Device = "auto",
+    out: Out = None,
 ) -> None:
     """What quantized weights do to the embedded model's text: perplexity and recall, per method and bits."""
     from labcore.bench import record
@@ -124,9 +118,7 @@ def quant_quality(
     console.print(quality_table(result, "rows"))
     if planted:
         console.print(quality_table(result, "planted"))
-    if out:
-        record.write(out, data)
-        console.print(f"Written to {out}")
+    keep(console, out, data)
 
 
 def quality_table(result: dict[str, Any], which: str) -> Table:

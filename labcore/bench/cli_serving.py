@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-PYPI = {"llama.cpp": "llama-cpp-python"}
+from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages
 
 
 def serving(
-    model: Annotated[
-        str, typer.Option(help="story, a folder, a Hub id, or shape:NAME.")
-    ] = "shape:smollm2-135m",
-    against: Annotated[
-        list[str] | None, typer.Option(help="A peer: transformers, llama.cpp. May be given again.")
-    ] = None,
+    model: Source = "shape:smollm2-135m",
+    against: Peers = None,
     workload: Annotated[
         list[str] | None, typer.Option(help="uniform, exponential, constant. May be given again.")
     ] = None,
@@ -26,9 +21,9 @@ def serving(
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once, and of a static batch.")] = 16,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each, interleaved.")] = 3,
     seed: Annotated[int, typer.Option(help="Of lengths and tokens.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    out: Out = None,
 ) -> None:
     """One list of requests through continuous and static batching, and through peers: tokens a second."""
     from labcore.bench import record
@@ -50,11 +45,9 @@ def serving(
             dtype=dtype,
             progress=status.update,
         )
-    data = record.record("serving", result, resolve_device(device), [PYPI.get(name, name) for name in peers])
+    data = record.record("serving", result, resolve_device(device), packages(peers))
     console.print(table(data))
-    if out:
-        record.write(out, data)
-        console.print(f"Written to {out}")
+    keep(console, out, data)
 
 
 def table(data: dict[str, Any]) -> Table:
