@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from tqdm import tqdm
 
 import labcore
 from labcore import quality
-from labcore.catalog import data_dir
 from labcore.lab.units import si, significant
 from labcore.model import Model
 from labcore.quality import Estimate, WeightQuality
 from labcore.quality.sensitivity import Sensitivity
 from labcore.quant import Format, QuantLinear, Recipe, Report, quantize
 from labcore.quant.calibration import calibration_tokens
+from labcore.quant.calibration import story_texts as calibration_texts
 from labcore.quant.quantizing import relative_error
 
 # Each method in one sentence: what it does before, or instead of, rounding to nearest.
@@ -178,12 +177,6 @@ def weigh_methods(
             runs.append(MethodRun(wanted, report, found, change, output_errors(one, model, inputs)))
             bar.update()
     return Methods(full, tuple(runs))
-
-
-def calibration_texts(count: int | None = None) -> list[str]:
-    """Held-in stories of the embedded model, which methods look at; the first few, or all."""
-    texts: list[str] = json.loads((data_dir() / "story" / "calibration.json").read_text(encoding="utf-8"))
-    return texts[:count]
 
 
 @torch.inference_mode()

@@ -110,9 +110,14 @@ def _default(model: Any) -> list[Any]:
             f"There are no calibration texts for {model.name!r}; pass some, like those that it will read: "
             "quantize(model, recipe, calibration=[text, …])."
         )
+    return list(story_texts())
+
+
+def story_texts(count: int | None = None) -> list[str]:
+    """Held-in stories of the embedded model, which methods look at; the first few, or all."""
     path = data_dir() / "story" / "calibration.json"
-    texts: list[Any] = json.loads(path.read_text(encoding="utf-8"))
-    return texts
+    texts: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    return texts[:count]
 
 
 @torch.inference_mode()

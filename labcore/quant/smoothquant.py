@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -56,13 +55,3 @@ def search_alpha(
 def static_scale(largest: Tensor) -> Tensor:
     """The scale that puts the largest input of the calibration on 127."""
     return (largest.float() / 127).clamp_min(1e-12)
-
-
-def quantize_activations(
-    x: Tensor, granularity: Activations, scale: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """(int8 codes, scale fp32): symmetric, of each token (..., 1), of the whole, or with a given scale."""
-    if scale is None:
-        largest = x.abs().amax(-1, keepdim=True) if granularity == "token" else x.abs().amax()
-        scale = static_scale(largest)
-    return (x.float() / scale).round().clamp(-127, 127).to(torch.int8), scale

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from labcore.errors import ConfigError
+from labcore.kernels.scaled import to_codes
 from labcore.quant.awq import awq, search_clip, search_scale
 from labcore.quant.formats import Format, fake, grid, quantize_tensor
 from labcore.quant.gptq import Hessian, gptq
 from labcore.quant.linear import QuantLinear, rounded
 from labcore.quant.outliers import outlier_columns, split
-from labcore.quant.smoothquant import quantize_activations, search_alpha, smoothing
+from labcore.quant.smoothquant import search_alpha, smoothing
 
 
 def layer(seed: int, rows: int = 24, columns: int = 64, tokens: int = 400) -> tuple[Tensor, Tensor]:
@@ -191,7 +192,7 @@ def test_smoothquant_has_its_best_between_the_ends() -> None:
 
 def test_activations_of_each_token_alone() -> None:
     x = torch.randn(5, 32) * torch.tensor([1, 10, 100, 0.1, 0])[:, None]
-    codes, scale = quantize_activations(x, "token")
+    codes, scale = to_codes(x, torch.int8)
     assert codes.dtype == torch.int8
     torch.testing.assert_close(codes * scale, rounded(x, "token"))
     assert ((codes * scale - x).abs() <= scale * 0.5001).all()
