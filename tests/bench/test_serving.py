@@ -1,4 +1,4 @@
-"""`labcore bench serving` on the embedded model: what is served, by whom, what is refused. No time is judged."""
+"""`labcore bench serving` on the embedded model: who serves what, and what is refused. No time is judged."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import socket
 from collections.abc import Callable
@@ -242,3 +243,25 @@ def test_an_error_comes_through_from_beside_a_running_loop() -> None:
 
     with pytest.raises(LoadTestError, match="no"):
         asyncio.run(notebook())
+
+
+def test_an_interrupt_ends_the_load_before_it_is_raised() -> None:
+    ended: list[bool] = []
+
+    async def endless() -> None:
+        try:
+            _thread.interrupt_main()
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(True)
+
+    async def notebook() -> None:
+        finish(endless())
+
+    loop = asyncio.new_event_loop()  # like a notebook's: asyncio.run would catch the interrupt itself
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(notebook())
+    finally:
+        loop.close()
+    assert ended == [True]

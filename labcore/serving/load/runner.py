@@ -12,6 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -137,20 +138,28 @@ class _Beside:
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
         self._loop = asyncio.new_event_loop()
         self._task = self._loop.create_task(work)
+        self._over = threading.Event()  # a join that an interrupt broke may count the thread as ended
         self._thread = threading.Thread(target=self._run, name="load-test", daemon=True)
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(asyncio.wait([self._task]))
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(asyncio.wait([self._task]))
+        finally:
+            self._over.set()
 
     def result(self) -> Any:
         try:
             self._thread.start()
-            while self._thread.is_alive():
-                self._thread.join(0.2)  # in slices: a join without end could not be interrupted everywhere
+            while not self._over.wait(0.2):  # in slices: an endless wait cannot be interrupted everywhere
+                pass
         except BaseException:
-            if self._thread.is_alive():
-                self._loop.call_soon_threadsafe(self._task.cancel)
-                self._thread.join()
+            if self._thread.ident is not None:  # it runs, even where its start was interrupted
+                self._cancel()
+                self._over.wait()
             raise
         return self._task.result()
+
+    def _cancel(self) -> None:
+        with suppress(RuntimeError):  # the loop was closed meanwhile: there is nothing left to cancel
+            self._loop.call_soon_threadsafe(self._task.cancel)
