@@ -114,7 +114,7 @@ def chromium() -> str:
     return str(found)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """JupyterLab over a copy of the lessons."""
     started = Server(tmp_path_factory.mktemp("jupyter"), _free_port())
@@ -130,9 +130,13 @@ def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         started.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    """Chromium without a window, with a profile of its own."""
+    """Chromium without a window, with a profile of its own.
+
+    It ends with its tests: while Playwright is up, its event loop counts as running in this thread, and no
+    test that a worker runs afterwards could start one.
+    """
     profile = tmp_path_factory.mktemp("profile")
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
@@ -146,7 +150,7 @@ def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opened(server: Server, browser: BrowserContext) -> Callable[[str], Notebook]:
     """A lesson by number, opened and run once; later tests go on with the same page."""
     pages: dict[str, Notebook] = {}
