@@ -167,7 +167,7 @@ def alpha_sweep(
     That is the coarsest of the paper's levels (O3), where alpha matters most.
     """
     errors = []
-    for alpha in tqdm(alphas, desc="smoothing", file=sys.stderr, leave=False):
+    for alpha in tqdm(alphas, desc="smoothing", file=sys.stdout, leave=False):
         twin = fresh(planted.model)
         recipe = f"smoothquant-int8:granularity=tensor,alpha={alpha},activations=static"
         quantize(twin, recipe, calibration=calibration, progress=False)

@@ -63,7 +63,7 @@ class Residual:
 
 def predict_steps(model: Model, **sizes: Any) -> PredictResult:
     """`bench_predict` with a progress bar: decode steps and prompts, predicted and measured."""
-    with tqdm(desc="predicting and measuring", bar_format="{desc}", file=sys.stderr, leave=False) as bar:
+    with tqdm(desc="predicting and measuring", bar_format="{desc}", file=sys.stdout, leave=False) as bar:
         return bench_predict(model, progress=bar.set_description_str, **sizes)
 
 

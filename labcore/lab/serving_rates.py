@@ -115,7 +115,7 @@ def sweep_rates(
     stay = places / carries  # Little's law
     promised = slo or Slo(ttft_s=stay, tpot_s=2 * stay / mean)
     runs: dict[float, dict[str, PolicyRun]] = {}
-    for share in tqdm(shares, desc="rates", unit="rate", leave=False, ncols=80, file=sys.stderr):
+    for share in tqdm(shares, desc="rates", unit="rate", leave=False, ncols=80, file=sys.stdout):
         requests = requests_of(retimed(load, share * carries))
         runs[share * carries] = run_policies(
             model, policies, requests, places=places, timeout_s=stay / 4, slo=promised, watch=watch,

@@ -155,7 +155,7 @@ def run_policies(
     tokens = sum(request.stopping.max_new_tokens for request in asked)
     found = {}
     bar = tqdm(
-        total=tokens * len(chosen), unit="token", leave=False, ncols=80, file=sys.stderr, disable=not progress
+        total=tokens * len(chosen), unit="token", leave=False, ncols=80, file=sys.stdout, disable=not progress
     )
     with bar:
         for policy in chosen:

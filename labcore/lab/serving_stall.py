@@ -100,7 +100,7 @@ def chunk_stall(
         (f"a budget of {budget}", {"token_budget": budget}) for budget in sorted(set(budgets), reverse=True)
     ]
     stalls = []
-    for name, settings in tqdm(ways, desc="long prompt", unit="way", leave=False, ncols=80, file=sys.stderr):
+    for name, settings in tqdm(ways, desc="long prompt", unit="way", leave=False, ncols=80, file=sys.stdout):
         runs = [_stall(model, name, prompt, decodes, watch or Watch(), settings) for _ in range(repeats + 1)]
         stalls.append(sorted(runs[1:], key=lambda stall: stall.worst_s)[repeats // 2])  # the first warms up
     return ChunkStall(prompt, decodes, tuple(stalls))

@@ -139,7 +139,7 @@ def weigh_weights(
     tokens = torch.randint(model.config.vocab_size, (prompt,), generator=generator).tolist()
     exact = labcore.logits(model, tokens[:ERROR_TOKENS])
     models, errors = {FULL: model}, {FULL: 0.0}
-    with tqdm(desc="quantizing", bar_format="{desc}", file=sys.stderr, leave=False) as bar:
+    with tqdm(desc="quantizing", bar_format="{desc}", file=sys.stdout, leave=False) as bar:
         for recipe in recipes:
             bar.set_description_str(f"quantizing: {recipe}")
             one = fresh(model)

@@ -166,7 +166,7 @@ def weigh_methods(
     sizes: dict[str, Any] = {"stories": stories, "questions": questions, "seed": seed}
     full = quality.weight_quality(model, model, **sizes)
     runs = []
-    with tqdm(total=len(recipes), desc="quantizing and reading", file=sys.stderr, leave=False) as bar:
+    with tqdm(total=len(recipes), desc="quantizing and reading", file=sys.stdout, leave=False) as bar:
         for recipe in recipes:
             bar.set_postfix_str(recipe)
             one, wanted = fresh(model), Recipe.parse(recipe)
