@@ -66,14 +66,15 @@ class Recorded:
                     transformer, inputs.tokens, inputs.position, inputs.padding, span, self.stores
                 )
 
-            self._graphs[bucket] = _capture(run, self.inputs.tokens.device)
+            self._graphs[bucket] = capture(run, self.inputs.tokens.device)[:2]
         replay, logits = self._graphs[bucket]
         replay()
         return logits.clone()  # the next replay writes over the graph's own
 
 
-def _capture(run: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
-    """Record what `run` launches; returns the replay, and the tensor that each replay fills."""
+def capture(run: Callable[[], Tensor], device: torch.device, pool: Any = None) -> tuple[Replay, Tensor, Any]:
+    """Record what `run` launches. pool: memory of an earlier graph, to work in too, where the two are never
+    replayed at once. Returns the replay, the tensor that each replay fills, and the graph's memory."""
     with torch.cuda.device(device):
         # Libraries set themselves up at first use, which no graph may record: that happens on a side stream.
         side = torch.cuda.Stream()
@@ -83,9 +84,9 @@ def _capture(run: Callable[[], Tensor], device: torch.device) -> tuple[Replay, T
                 run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=pool):
             logits = run()
-    return graph.replay, logits
+    return graph.replay, logits, graph.pool()
 
 
 def _addresses(transformer: Transformer) -> list[int]:

@@ -4,13 +4,15 @@ Each function here has a plain twin in `reference.py`, written to be read and to
 """
 
 from labcore.kernels.attention import attention
-from labcore.kernels.elementwise import apply_rope, rms_norm, swiglu
-from labcore.kernels.paged import gather_blocks, paged_attention, write_blocks
+from labcore.kernels.elementwise import apply_rope, norm_heads, rms_norm, swiglu
+from labcore.kernels.paged import Chunks, gather_blocks, paged_attention, write_blocks
 
 __all__ = [
+    "Chunks",
     "apply_rope",
     "attention",
     "gather_blocks",
+    "norm_heads",
     "paged_attention",
     "rms_norm",
     "swiglu",

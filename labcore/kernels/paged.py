@@ -7,8 +7,7 @@ sequence whose blocks were allocated in a row is read as one stream.
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from labcore.kernels import native
 from labcore.kernels.attention import attention
 from labcore.kernels.native.build import NativeUnavailable
+from labcore.kernels.on_gpu import triton_ready
 
 
 def paged_attention(
@@ -28,7 +28,7 @@ def paged_attention(
     largest of them, where the caller knows it (reading it waits for the GPU). Returns (B, h, 1, d).
     """
     longest = int(context_lens.max()) if longest is None else longest
-    if q.is_cuda and _triton_ready():
+    if q.is_cuda and triton_ready():
         from labcore.kernels.triton.paged_attention import paged_attention as on_gpu
 
         out: Tensor = on_gpu(q, pool, block_tables, context_lens, longest=longest)
@@ -38,7 +38,7 @@ def paged_attention(
 
 def write_blocks(pool: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
     """Put k and v (B, h_kv, n, d) into the pool. slots: (B, n) int64 block * block_size + offset, or -1."""
-    if pool.is_cuda and _triton_ready():
+    if pool.is_cuda and triton_ready():
         from labcore.kernels.triton.paged_attention import write_blocks as on_gpu
 
         on_gpu(pool, k, v, slots)
@@ -58,6 +58,43 @@ def gather_blocks(pool: Tensor, block_tables: Tensor, length: int) -> tuple[Tens
     rows = block_tables[:, :needed].flatten().long()
     found = pool.index_select(2, rows).view(2, heads, batch, -1, size)[:, :, :, :length]
     return found[0].transpose(0, 1), found[1].transpose(0, 1)
+
+
+class Chunks:
+    """Chunks of several sequences that lie one behind the other in a step, and attention over their blocks.
+
+    starts: positions before each chunk. lengths: its tokens. block_tables: (chunks, max_blocks) int32.
+    """
+
+    def __init__(
+        self, starts: Sequence[int], lengths: Sequence[int], block_tables: Tensor, heads: int, kv_heads: int
+    ) -> None:
+        self.starts, self.lengths, self.tables = starts, lengths, block_tables
+        self._tiles: Tensor | None = None
+        if block_tables.is_cuda and triton_ready():
+            from labcore.kernels.triton.paged_chunks import queries_of, tiles_of
+
+            tiles = tiles_of(list(starts), list(lengths), queries_of(heads, kv_heads))
+            self._tiles = tiles.to(block_tables.device)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pool: Tensor) -> Tensor:
+        """q (1, h, N, d), k and v (1, h_kv, N, d) of all chunks, which the pool holds -> (1, h, N, d).
+
+        One launch on a GPU; elsewhere chunk by chunk, over copies of its blocks where it has a history.
+        """
+        if self._tiles is not None:
+            from labcore.kernels.triton.paged_chunks import paged_chunks as on_gpu
+
+            mixed: Tensor = on_gpu(q, pool, self.tables, self._tiles)
+            return mixed
+        parts, end = [], 0
+        for row, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
+            here, end = slice(end, end + length), end + length
+            keys, values = k[:, :, here], v[:, :, here]
+            if start:
+                keys, values = gather_blocks(pool, self.tables[row : row + 1], start + length)
+            parts.append(attention(q[:, :, here], keys, values, causal=True))
+        return torch.cat(parts, dim=2)
 
 
 def _gathered(q: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tensor, longest: int) -> Tensor:
@@ -92,17 +129,3 @@ def bind(pools: list[Tensor], heads: int) -> list[PagedDecode]:
         return [PagedDecode(pool, heads) for pool in pools]
     except NativeUnavailable:
         return []  # `native.library` has told the reason
-
-
-@cache
-def _triton_ready() -> bool:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        warnings.warn(
-            "Triton is not installed: paged attention copies its blocks at every step, at about three times "
-            "the traffic; pip install triton.",
-            stacklevel=3,
-        )
-        return False
-    return True

@@ -75,8 +75,7 @@ class Attention(nn.Module):
         """Qwen3 normalises each query and key head before it is rotated."""
         if self.q_norm is None or self.k_norm is None:
             return qk
-        q, k = qk.split((self.heads, self.kv_heads), dim=1)
-        return torch.cat([self.q_norm(q), self.k_norm(k)], dim=1)
+        return kernels.norm_heads(qk, self.q_norm.weight, self.k_norm.weight, self.heads, self.q_norm.eps)
 
 
 class MLP(nn.Module):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from typing import cast
 
 import torch
 
@@ -13,7 +14,8 @@ from labcore.model import Model
 from labcore.serving.admission import ensure_possible
 from labcore.serving.blocks import BlockManager
 from labcore.serving.drawing import Drawn
-from labcore.serving.events import EngineStats, RowEvent, RowKind, StepEvent
+from labcore.serving.events import EngineStats, StepEvent
+from labcore.serving.flight import Flight, expect, row_event
 from labcore.serving.policies import Policy, policy_of
 from labcore.serving.requests import FinishReason, Request, RequestOutput
 from labcore.serving.runner import Runner
@@ -27,7 +29,8 @@ class EngineCore:
     """Requests in, steps, outputs and events out. `LLMEngine` runs a model in it, a simulation its costs.
 
     model: what says which requests are possible and what ends an answer. runner: takes the steps.
-    most_events: that are kept, the newest; None: all.
+    overlap: launch a step before what the one before drew is known. most_events: that are kept, the newest;
+    None: all.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class EngineCore:
         swap_choice: SwapChoice,
         clock: Callable[[], float],
         speculation: Drafter | None = None,
+        overlap: bool = False,
         most_events: int | None = None,
     ) -> None:
         self.model, self.clock, self.speculation = model, clock, speculation
@@ -52,6 +56,7 @@ class EngineCore:
         self._sequences: dict[str, Sequence] = {}
         self._counts = {"prompt": 0, "output": 0, "preemptions": 0, "drafted": 0, "accepted": 0}
         self._steps, self.idle_step = 0, False
+        self.overlap, self._flying, self._landed_s = overlap, cast(Flight | None, None), -math.inf
         self._ended: list[tuple[str, FinishReason]] = []
 
     # Requests
@@ -82,12 +87,12 @@ class EngineCore:
         sequence.ended = "abort"
         self._ended.append((id, "abort"))  # the next step's event tells it
         self._forget(sequence)
-        return _output(sequence, Drawn(), "", "abort")
+        return _output(sequence, Drawn(), "", len(sequence.answer.output.tokens), "abort")
 
     @property
     def has_work(self) -> bool:
-        """Whether anyone waits or runs."""
-        return bool(self._sequences)
+        """Whether anyone waits or runs, or a step is under way."""
+        return bool(self._sequences) or self._flying is not None
 
     @property
     def stats(self) -> EngineStats:
@@ -116,47 +121,77 @@ class EngineCore:
     # A step
 
     def step(self) -> list[RequestOutput]:
-        """Decide, compute, hand out. Nothing to do: an empty list at once."""
+        """Decide, launch, hand out: what this step drew or, where steps overlap, what the one before did.
+
+        Nothing to do: an empty list at once.
+        """
         start = self.clock()
+        outputs = self._land() if self._flying and self._must_know() else []
         plan = self.scheduler.schedule(start)
-        self.idle_step = not plan.rows
-        if not plan.rows:
-            return []
+        self.idle_step = not plan.rows and self._flying is None
+        launched = self._launch(plan, start) if plan.rows else None
+        outputs += self._land()
+        self._flying = launched
+        return outputs if self.overlap else outputs + self._land()
+
+    def _must_know(self) -> bool:
+        """Whether deciding or drawing needs the tokens themselves, and not only how many there are."""
+        return any(one.request.sampling.repetition_penalty != 1.0 for one in self.scheduler.running)
+
+    def _launch(self, plan: Plan, start: float) -> Flight:
         decided = self.clock()
-        held = [_row_event(row) for row in plan.rows]
-        drawn = self.runner.execute(plan)
-        seconds = self.clock() - decided
-        outputs = [self._advance(row, one, seconds) for row, one in zip(plan.rows, drawn, strict=True)]
+        held = [row_event(row) for row in plan.rows] if not self.overlap else None
+        result = self.runner.launch(plan)
+        held = held or [row_event(row) for row in plan.rows]
+        if self.overlap:
+            expect(plan.rows)
+        return Flight(plan, held, result, start, decided)
+
+    def _land(self) -> list[RequestOutput]:
+        """Wait for the step that is under way, and count, end and tell what came of it."""
+        flight, self._flying = self._flying, None
+        if flight is None:
+            return []
+        drawn = flight.result()
+        seconds = self.clock() - max(flight.decided_s, self._landed_s)
+        pairs = zip(flight.plan.rows, drawn, strict=True)
+        outputs = [self._advance(row, one, seconds) for row, one in pairs]
         self._guess()
-        self.swap_choice.saw(plan, seconds)
-        self._record(plan, held, outputs, start, decided)
+        self.swap_choice.saw(flight.plan, seconds)
+        self._record(flight, outputs)
         return [output for output in outputs if output is not None]
 
     def _advance(self, row: Row, drawn: Drawn, seconds: float) -> RequestOutput | None:
         """Count what was computed, take what was drawn, and end what is over."""
         sequence = row.sequence
-        if sequence.lingers:
+        if sequence.lingers or sequence.ended:
             return None
         guesses, sequence.drafted = len(sequence.drafted), []
-        shown, taken = "", 0
+        first = end = row.start + row.new - guesses
+        shown = ""
         for token in drawn.tokens:
-            sequence.tokens.append(token)
-            taken += 1
-            shown += sequence.answer.push(token, seconds, last=len(sequence.tokens) >= sequence.limit)
+            sequence.tokens[end : end + 1] = [token]  # in the place that was kept for it, or behind the known
+            end += 1
+            shown += sequence.answer.push(token, seconds, last=end >= sequence.limit)
             if sequence.answer.ended:
+                del sequence.tokens[end:]
                 break
-        # What was drawn last is known and not computed; what was computed for guesses behind it is void.
-        sequence.computed = len(sequence.tokens) - 1 if taken else row.start + row.new
+        taken = end - first
+        if not self.overlap:
+            # What was drawn last is known and not computed; what was computed for guesses behind it is void.
+            sequence.computed = end - 1 if taken else row.start + row.new
         # All but the last were guesses; an end among them leaves the last out.
-        self._count(row, taken, guesses, min(taken, len(drawn.tokens) - 1) if guesses else 0)
+        self._count(taken, guesses, min(taken, len(drawn.tokens) - 1) if guesses else 0)
         if guesses:
             self.blocks.trim(sequence)
-        if row.start < sequence.prompt_length <= sequence.computed:
+        if row.start < sequence.prompt_length <= first and sequence.blocks:
             self.blocks.remember(sequence)
         if not drawn.tokens:
             return None
+        if first == sequence.prompt_length:
+            self._counts["prompt"] += first
         kept = Drawn(drawn.tokens[:taken], drawn.logprobs[:taken])
-        return _output(sequence, kept, shown, self._end(sequence))
+        return _output(sequence, kept, shown, end - sequence.prompt_length, self._end(sequence))
 
     def _end(self, sequence: Sequence) -> FinishReason | None:
         """Why it is over, with its place given up (or kept, in a fixed batch); None: it is not."""
@@ -188,31 +223,24 @@ class EngineCore:
             if sequence.decoding and not sequence.lingers and room > 0:
                 sequence.drafted = self.speculation.guess(sequence)[:room]
 
-    def _count(self, row: Row, taken: int, guesses: int, accepted: int) -> None:
+    def _count(self, taken: int, guesses: int, accepted: int) -> None:
         self._counts["output"] += taken
         self._counts["drafted"] += guesses
         self._counts["accepted"] += accepted
-        if taken and row.sequence.num_output == taken:
-            self._counts["prompt"] += row.sequence.prompt_length
 
-    def _record(
-        self,
-        plan: Plan,
-        held: list[RowEvent],
-        outputs: list[RequestOutput | None],
-        start: float,
-        decided: float,
-    ) -> None:
+    def _record(self, flight: Flight, outputs: list[RequestOutput | None]) -> None:
         """Tell of the step. What a row drew behind its end was never given to anybody, and does not count."""
+        plan, start = flight.plan, max(flight.start_s, self._landed_s)
         self._counts["preemptions"] += len(plan.preempted)
         drawn = [len(output.tokens) if output else 0 for output in outputs]
+        self._landed_s = self.clock()
         self.events.append(
             StepEvent(
                 index=self._steps,
                 start_s=start,
-                seconds=self.clock() - start,
-                schedule_s=decided - start,
-                rows=tuple(replace(one, drawn=got) for one, got in zip(held, drawn, strict=True)),
+                seconds=self._landed_s - start,
+                schedule_s=flight.decided_s - flight.start_s,
+                rows=tuple(one._replace(drawn=got) for one, got in zip(flight.held, drawn, strict=True)),
                 waiting=len(self.scheduler.waiting),
                 running=len(self.scheduler.running),
                 blocks_used=self.blocks.in_use,
@@ -227,15 +255,10 @@ class EngineCore:
         self._ended = []
 
 
-def _row_event(row: Row) -> RowEvent:
-    """A row as it stands before its step."""
-    sequence = row.sequence
-    decoding = sequence.lingers or (sequence.pending == 1 and sequence.num_output > 0)
-    kind: RowKind = "decode" if decoding else "prefill"
-    return RowEvent(sequence.id, kind, row.start, row.new, 0, tuple(sequence.blocks))
-
-
-def _output(sequence: Sequence, drawn: Drawn, text: str, reason: FinishReason | None) -> RequestOutput:
+def _output(
+    sequence: Sequence, drawn: Drawn, text: str, given: int, reason: FinishReason | None
+) -> RequestOutput:
+    """given: tokens of the answer, these included."""
     return RequestOutput(
         id=sequence.id,
         tokens=drawn.tokens,
@@ -243,6 +266,6 @@ def _output(sequence: Sequence, drawn: Drawn, text: str, reason: FinishReason | 
         logprobs=drawn.logprobs,
         finish_reason=reason,
         num_prompt_tokens=sequence.prompt_length,
-        num_output_tokens=sequence.num_output,
+        num_output_tokens=given,
         num_cached_tokens=sequence.known_prefix,
     )

@@ -22,8 +22,42 @@ class Drawn:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+class Draws:
+    """The next token of each sequence, the same whoever else is there, on its way to the host.
+
+    logits: (R, vocab) fp32. chosen: (R,) int64, on their device.
+    """
+
+    def __init__(self, sequences: Rows[Sequence], logits: Tensor) -> None:
+        self.sequences = sequences
+        self.chosen = _choose(sequences, logits)
+        asked = [row for row, one in enumerate(sequences) if one.request.logprobs is not None]
+        self._logits = {row: logits[row : row + 1].clone() for row in asked}  # the next step may write there
+        self._host, self._arrived = self.chosen, None
+        if self.chosen.is_cuda:
+            self._host = torch.empty(self.chosen.shape, dtype=torch.int64, pin_memory=True)
+            self._host.copy_(self.chosen, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def result(self) -> list[Drawn]:
+        """Wait for them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        tokens: list[int] = self._host.tolist()
+        return [
+            Drawn((token,), _logprobs(sequence, self._logits[row], [token]) if row in self._logits else ())
+            for row, (sequence, token) in enumerate(zip(self.sequences, tokens, strict=True))
+        ]
+
+
 def draw_rows(sequences: Rows[Sequence], logits: Tensor) -> list[Drawn]:
-    """The next token of each, the same whoever else is there. logits: (R, vocab) fp32."""
+    """The next token of each, waited for. logits: (R, vocab) fp32."""
+    return Draws(sequences, logits).result()
+
+
+def _choose(sequences: Rows[Sequence], logits: Tensor) -> Tensor:
+    """(R,) int64: by each request's own settings and random stream."""
     chosen = logits.argmax(-1)
     for params, rows in _groups(sequences).items():
         if params.greedy and params.repetition_penalty == 1.0:
@@ -36,11 +70,7 @@ def draw_rows(sequences: Rows[Sequence], logits: Tensor) -> list[Drawn]:
         else:
             points = torch.cat([torch.rand(1, generator=one.stream) for one in some])
             chosen[picked] = draw(processed, points.to(logits.device))
-    tokens: list[int] = chosen.tolist()
-    return [
-        Drawn((token,), _logprobs(sequence, logits[row : row + 1], [token]))
-        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True))
-    ]
+    return chosen
 
 
 def check_guesses(sequence: Sequence, logits: Tensor) -> Drawn:

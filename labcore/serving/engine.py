@@ -10,8 +10,9 @@ from labcore.errors import ConfigError
 from labcore.model import Model
 from labcore.serving.admission import usual_blocks
 from labcore.serving.blocks import BlockManager
+from labcore.serving.captured import graphs_for
 from labcore.serving.core import EngineCore
-from labcore.serving.policies import Policy
+from labcore.serving.policies import Policy, policy_of
 from labcore.serving.runner import ModelRunner
 from labcore.serving.scheduler import Limits
 from labcore.serving.speculation import Drafter
@@ -27,7 +28,8 @@ class LLMEngine(EngineCore):
     memory, at most 65,536 positions). Of one step: max_num_seqs requests, token_budget tokens; chunked:
     prompts may go in parts. max_model_len: prompt and answer (default: the model's context). preemption:
     "recompute", "swap", or "auto", whichever is cheaper by what was measured. speculation: a Drafter (see
-    `speculation`). Raises ConfigError and OutOfMemory.
+    `speculation`). overlap: launch each step before what the one before drew is known, so that a GPU does not
+    wait for Python; outputs come one step later. Raises ConfigError and OutOfMemory.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class LLMEngine(EngineCore):
         max_model_len: int | None = None,
         preemption: Preemption = "auto",
         speculation: Drafter | None = None,
+        overlap: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         context = model.config.max_position_embeddings
@@ -51,17 +54,24 @@ class LLMEngine(EngineCore):
             raise ConfigError(
                 f"max_model_len is {max_model_len}; {model.name!r} holds 2 to {context} tokens."
             )
+        policy = policy_of(policy)
+        if overlap and (speculation or policy.fixed_batch):
+            raise ConfigError(
+                "Steps cannot overlap with speculation or in a fixed batch, where deciding needs the tokens "
+                "of the step before; leave overlap out, or take the policy 'continuous' without speculation."
+            )
         blocks = usual_blocks(model, block_size) if num_blocks is None else num_blocks
         store = BlockStore(model.config, blocks, block_size, model.device, model.dtype)
         super().__init__(
             model,
             BlockManager(store.pool, store, prefix_caching=prefix_caching),
-            ModelRunner(model, store),
+            ModelRunner(model, store, graphs_for(model, store, max_num_seqs, max_model_len or context)),
             policy,
             Limits(max_num_seqs, token_budget, chunked),
             max_model_len=max_model_len or context,
             swap_choice=SwapChoice(preemption, store.block_bytes),
             clock=clock,
             speculation=speculation,
+            overlap=overlap,
             most_events=EVENTS,
         )

@@ -3,16 +3,15 @@ nothing else."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
 
 from labcore.serving.requests import FinishReason
 
 RowKind = Literal["prefill", "decode"]
 
 
-@dataclass(frozen=True)
-class RowEvent:
+class RowEvent(NamedTuple):
     """One request's part of a step: `new` tokens computed behind `start`, `drawn` tokens of its answer.
 
     kind: prefill while tokens of the prompt (or of what was lost in a preemption) are computed.
@@ -65,7 +64,8 @@ class StepEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain | {"rows": tuple(row._asdict() for row in self.rows)}
 
 
 @dataclass(frozen=True)

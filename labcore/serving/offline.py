@@ -38,9 +38,7 @@ class Answered:
 def requests_of(workload: Iterable[Arrival]) -> tuple[Request, ...]:
     """A workload as an engine takes it; every answer has exactly the length that was drawn, greedily."""
     return tuple(
-        Request(
-            one.id, one.prompt, stopping=Stopping(one.output_tokens, ignore_eos=True), arrival_s=one.at_s
-        )
+        Request(one.id, one.prompt, stopping=Stopping(one.output_tokens, ignore_eos=True), arrival_s=one.at_s)
         for one in workload
     )
 

@@ -84,7 +84,7 @@ class Scheduler:
         # Those who only keep their places take what budget is left: else they would keep others from ending.
         order = sorted(self.running, key=lambda one: (one.lingers, not one.decoding, one.turn))
         for sequence in order:
-            if sequence not in self.running or budget < 1:
+            if sequence not in self.running or sequence.full or budget < 1:
                 continue
             if sequence.drafted:
                 self._cut_guesses(sequence, budget)

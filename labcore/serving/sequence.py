@@ -8,12 +8,15 @@ from typing import Any
 from labcore.generation.answer import Answer
 from labcore.serving.requests import FinishReason, Request
 
+PENDING = -1  # stands for a token that a step under way draws
+
 
 @dataclass(eq=False)
 class Sequence:
     """The state of one request.
 
-    tokens: prompt and answer so far. computed: of them, those whose keys and values are in the blocks.
+    tokens: prompt and answer so far, PENDING what a step under way draws. computed: of them, those whose keys
+    and values are in the blocks.
     drafted: guesses behind the known tokens that the next step checks. limit: tokens that it may have in all.
     number: how many were added before it. found: tokens that the prefix cache had when it last joined;
     known_prefix: of its prompt, when it first did. ended: why, once it is over. lingers: over, but its place
@@ -66,6 +69,11 @@ class Sequence:
     def decoding(self) -> bool:
         """Whether only its newest token is missing."""
         return self.pending == 1
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing is left to compute: it ends when the step under way tells its last token."""
+        return len(self.tokens) >= self.limit and not self.lingers
 
     @property
     def turn(self) -> tuple[int, float, int]:

@@ -9,6 +9,7 @@ decode kernel, chunks of prompts to causal attention behind their history.
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from labcore import kernels
 from labcore.cache.paged import BlockStore
+from labcore.serving.flight import Newest
 from labcore.serving.sequence import Row
 
 
@@ -33,7 +35,7 @@ class StepCache:
         of_row = np.repeat(np.arange(len(rows)), new)
         at = np.arange(self.ends[-1]) - np.repeat(self.ends - new, new) + starts[of_row]
         size = store.pool.block_size
-        tables = _tables([row.sequence.blocks for row in rows])
+        tables = block_tables([row.sequence.blocks for row in rows])
         slots = tables[of_row, at // size].astype(np.int64) * size + at % size
         device = store.device
         self._positions = torch.from_numpy(at).to(device)
@@ -41,9 +43,18 @@ class StepCache:
         self._tables = torch.from_numpy(tables).to(device)
         self._lens = torch.from_numpy((starts + new).astype(np.int32)).to(device)
         self._longest = int((starts + new)[: self.singles].max()) if self.singles else 0
+        if not self.batched:
+            chunks, config = slice(self.singles, None), store.config
+            self._chunks = kernels.Chunks(
+                starts[chunks].tolist(),
+                new[chunks].tolist(),
+                self._tables[chunks],
+                config.num_attention_heads,
+                config.num_key_value_heads,
+            )
 
-    def tokens(self) -> Tensor:
-        """(R, 1) or (1, N) int64: what is computed."""
+    def tokens(self, newest: Newest) -> Tensor:
+        """(R, 1) or (1, N) int64: what is computed. newest: where tokens lie that the host does not know."""
         flat: list[int] = []
         for row in self.rows:
             known = row.sequence.tokens
@@ -52,11 +63,8 @@ class StepCache:
             if len(part) < row.new:
                 flat += row.sequence.drafted[: row.new - len(part)]
         made = torch.tensor(flat, device=self.store.device)
+        newest.fill(made, self.rows, self.ends.tolist())
         return made[:, None] if self.batched else made[None]
-
-    def last_of(self, rows: Rows[int]) -> Tensor:
-        """Where in the packed step the last token of each of these rows lies."""
-        return torch.from_numpy(self.ends[list(rows)] - 1).to(self.store.device)
 
     def begin(self, n: int) -> Tensor:
         """Positions, (R, 1) or (1, N)."""
@@ -67,18 +75,14 @@ class StepCache:
         pool = self.store.layers[layer]
         if self.batched:
             return self._decode(layer, pool, q, k, v, self._slots[:, None])
-        out = torch.empty_like(q)
-        if self.singles:
-            one, keys, values = (_as_batch(part[:, :, : self.singles]) for part in (q, k, v))
-            mixed = self._decode(layer, pool, one, keys, values, self._slots[: self.singles, None])
-            out[:, :, : self.singles] = mixed.permute(2, 1, 0, 3)
-        rest = slice(self.singles, None) if self.singles else slice(None)
-        at = int(self.ends[self.singles - 1]) if self.singles else 0
+        at = self.singles
         kernels.write_blocks(pool, k[:, :, at:], v[:, :, at:], self._slots[None, at:])
-        for index, row in enumerate(self.rows[rest], start=self.singles):
-            here = slice(int(self.ends[index]) - row.new, int(self.ends[index]))
-            out[:, :, here] = self._chunk(pool, index, row, q[:, :, here], k[:, :, here], v[:, :, here])
-        return out
+        mixed = self._chunks.attend(q[:, :, at:], k[:, :, at:], v[:, :, at:], pool)
+        if not at:
+            return mixed
+        one, keys, values = (_as_batch(part[:, :, :at]) for part in (q, k, v))
+        single = self._decode(layer, pool, one, keys, values, self._slots[:at, None])
+        return torch.cat([single.permute(2, 1, 0, 3), mixed], dim=2)
 
     def _decode(self, layer: int, pool: Tensor, q: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> Tensor:
         tables, lens = self._tables[: self.singles], self._lens[: self.singles]
@@ -86,12 +90,6 @@ class StepCache:
             return self.store.decode[layer](q, k, v, tables, lens, self._longest)
         kernels.write_blocks(pool, k, v, slots)
         return kernels.paged_attention(q, pool, tables, lens, longest=self._longest)
-
-    def _chunk(self, pool: Tensor, index: int, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """One row's new tokens over its own history; without one they see each other only."""
-        if row.start:
-            k, v = kernels.gather_blocks(pool, self._tables[index : index + 1], row.start + row.new)
-        return kernels.attention(q, k, v, causal=True)
 
     def commit(self) -> None:
         """The runner counts."""
@@ -102,12 +100,12 @@ def arranged(rows: Rows[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row.new > 1)
 
 
-def _tables(blocks: Rows[Rows[int]]) -> np.ndarray:
+def block_tables(blocks: Rows[Rows[int]]) -> np.ndarray:
     """(R, longest) int32, short rows filled up with block 0."""
-    width = max(1, *map(len, blocks))
-    made = np.zeros((len(blocks), width), dtype=np.int32)
-    for row, table in enumerate(blocks):
-        made[row, : len(table)] = table
+    counts = np.fromiter(map(len, blocks), np.int64, len(blocks))
+    made = np.zeros((len(blocks), max(1, counts.max())), dtype=np.int32)
+    flat = np.fromiter(chain.from_iterable(blocks), np.int32, counts.sum())
+    made[np.arange(made.shape[1]) < counts[:, None]] = flat
     return made
 
 

@@ -279,12 +279,14 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Graphs without a GPU: a replay fills its own output again. Lists the recordings made."""
     made: list[int] = []
 
-    def capture(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
+    def capture(
+        run: Callable[[], Tensor], device: torch.device, pool: Any = None
+    ) -> tuple[Callable[[], Any], Tensor, None]:
         logits = run()
         made.append(len(made))
-        return lambda: logits.copy_(run()), logits
+        return lambda: logits.copy_(run()), logits, None
 
-    monkeypatch.setattr(cuda_graph, "_capture", capture)
+    monkeypatch.setattr(cuda_graph, "capture", capture)
     monkeypatch.setattr(steps, "_has_graphs", lambda device: True)
     cuda_graph._recorded.clear()
     return made

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from labcore import kernels
 from labcore.kernels import reference
 
 needs_triton = pytest.mark.skipif(
@@ -69,6 +70,42 @@ def check_write(module: ModuleType, pool: torch.Tensor, heads: int) -> None:
     torch.testing.assert_close(pool, expected, atol=0, rtol=0)
 
 
+# heads, KV heads, head size, block size, (start, length) of each chunk: no history, tile and block borders
+CHUNKS = [
+    (4, 4, 16, 16, [(0, 1), (0, 130), (5, 128)]),
+    (8, 2, 32, 16, [(64, 65), (0, 7)]),
+    (6, 2, 20, 4, [(3, 40)]),
+    (14, 2, 64, 1, [(17, 20), (0, 33)]),
+]
+
+
+def check_chunks(case: tuple[int, int, int, int, list[tuple[int, int]]], device: str, limit: float) -> None:
+    """All chunks in one launch against causal attention of each over its blocks; from a fused projection."""
+    from labcore.kernels.triton import paged_chunks as module
+
+    heads, kv_heads, size, block, chunks = case
+    dtype = torch.float32 if limit < 1e-3 else torch.bfloat16
+    torch.manual_seed(0)
+    need = [-(-(start + length) // block) for start, length in chunks]
+    order = torch.randperm(sum(need)).int()
+    tables = torch.zeros(len(chunks), max(need), dtype=torch.int32)
+    for row, count in enumerate(need):
+        tables[row, :count] = order[sum(need[:row]) : sum(need[:row]) + count]
+    tables = tables.to(device)
+    pool = torch.randn(2, kv_heads, sum(need), block, size).to(device, dtype)
+    total = sum(length for _, length in chunks)
+    q = torch.randn(1, total, heads + 2 * kv_heads, size).to(device, dtype).transpose(1, 2)[:, :heads]
+    starts, lengths = [start for start, _ in chunks], [length for _, length in chunks]
+    tiles = module.tiles_of(starts, lengths, module.queries_of(heads, kv_heads)).to(device)
+    found = module.paged_chunks(q, pool, tables, tiles)
+    at = 0
+    for row, (start, length) in enumerate(chunks):
+        k, v = kernels.gather_blocks(pool, tables[row : row + 1], start + length)
+        expected = reference.attention(q[:, :, at : at + length], k, v, causal=True)
+        torch.testing.assert_close(found[:, :, at : at + length], expected, atol=limit, rtol=limit)
+        at += length
+
+
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernel runs on the GPU itself")
 def test_in_the_interpreter() -> None:
@@ -79,6 +116,8 @@ def test_in_the_interpreter() -> None:
         "for case in t.CASES:\n"
         "    t.check(case, 'cpu', torch.float32, 2e-5)\n"
         "t.check(t.CASES[1], 'cpu', torch.float16, 5e-3)\n"
+        "for case in t.CHUNKS:\n"
+        "    t.check_chunks(case, 'cpu', 2e-5)\n"
         "print('checked', len(t.CASES))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
@@ -94,3 +133,11 @@ def test_in_the_interpreter() -> None:
 )
 def test_on_a_gpu(case: tuple[int, int, int, int, list[int]], dtype: torch.dtype, limit: float) -> None:
     check(case, "cuda", dtype, limit)
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.parametrize("case", CHUNKS)
+@pytest.mark.parametrize("limit", [1e-4, 3e-2], ids=["float32", "bfloat16"])
+def test_chunks_on_a_gpu(case: tuple[int, int, int, int, list[tuple[int, int]]], limit: float) -> None:
+    check_chunks(case, "cuda", limit)

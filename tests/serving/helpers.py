@@ -16,6 +16,7 @@ from labcore.model import Model
 from labcore.model.transformer import Transformer
 from labcore.serving import LLMEngine, Request, RequestOutput
 from labcore.serving.drawing import Drawn
+from labcore.serving.runner import Immediate
 from labcore.serving.sequence import Plan, Row
 
 VOCAB, CONTEXT, EOS = 16, 64, 15
@@ -167,7 +168,7 @@ def follow(tokens: list[int]) -> int:
     return hash((7, *tokens)) % VOCAB
 
 
-class ShadowRunner:
+class ShadowRunner(Immediate):
     """Computes nothing, and knows everything: in the place of keys it writes what stands there.
 
     A row must find, in its blocks, its own tokens before it; it must not write where somebody else reads;
@@ -227,7 +228,7 @@ class ShadowRunner:
         return Drawn(tuple(tokens))
 
 
-class InstantRunner:
+class InstantRunner(Immediate):
     """Draws and does nothing else, for prompts that are too long to be looked at token by token."""
 
     def __init__(self, next: Follow = follow) -> None:

@@ -7,6 +7,7 @@ import pytest
 from labcore.errors import ConfigError, OutOfMemory
 from labcore.serving import LLMEngine, Static
 from labcore.serving.drawing import Drawn
+from labcore.serving.runner import Immediate
 from labcore.serving.scheduler import Limits
 from labcore.serving.sequence import Plan, Sequence
 from tests.serving.helpers import (
@@ -34,9 +35,7 @@ def endless(tokens: list[int]) -> int:
 
 
 def rows_of(engine: LLMEngine, id: str) -> list[tuple[str, int, int]]:
-    return [
-        (row.kind, row.start, row.new) for event in engine.events for row in event.rows if row.id == id
-    ]
+    return [(row.kind, row.start, row.new) for event in engine.events for row in event.rows if row.id == id]
 
 
 def test_a_long_prompt_goes_in_nine_chunks_beside_eight_decodes() -> None:
@@ -214,7 +213,7 @@ def test_a_step_that_failed_can_be_taken_again() -> None:
     engine = shadowed(MODEL, num_blocks=8, block_size=2, token_budget=5)
     works = engine.runner
 
-    class Failing:
+    class Failing(Immediate):
         def execute(self, plan: Plan) -> list[Drawn]:
             raise OutOfMemory("no memory for this step")
 

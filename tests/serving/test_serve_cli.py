@@ -64,7 +64,7 @@ def test_sigterm_lets_the_running_finish_and_refuses_the_new() -> None:
 
         asked = threading.Thread(target=ask)
         asked.start()
-        while "running{model_name=\"mine\"} 1.0" not in httpx.get(f"{url}/metrics").text:
+        while 'running{model_name="mine"} 1.0' not in httpx.get(f"{url}/metrics").text:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         while (health := httpx.get(f"{url}/health")).status_code == 200:
@@ -84,7 +84,7 @@ def test_ctrl_c_ends_what_takes_longer_than_the_grace_time(again: bool) -> None:
             target=lambda: found.append(httpx.post(f"{url}/v1/completions", json=body, timeout=40))
         )
         asked.start()
-        while "running{model_name=\"story\"} 1.0" not in httpx.get(f"{url}/metrics").text:
+        while 'running{model_name="story"} 1.0' not in httpx.get(f"{url}/metrics").text:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         if again:

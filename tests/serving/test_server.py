@@ -132,9 +132,7 @@ def test_many_streams_of_which_half_leave(url: str, engine: LLMEngine) -> None:
     def ask(index: int) -> None:
         body = {"model": "story", "prompt": PROMPT, "max_tokens": 24, "ignore_eos": True, "stream": True}
         headers = {"Authorization": "Bearer secret"}
-        with httpx.stream(
-            "POST", f"{url}/v1/completions", json=body, headers=headers, timeout=30
-        ) as answer:
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, headers=headers, timeout=30) as answer:
             lines = answer.iter_lines()
             if index % 2:
                 next(lines)

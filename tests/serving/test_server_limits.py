@@ -114,9 +114,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 def test_what_cannot_be_meant_is_said_in_one_sentence(
     shared: httpx.Client, content: bytes, says: str
 ) -> None:
-    answer = shared.post(
-        "/v1/completions", content=content, headers={"Content-Type": "application/json"}
-    )
+    answer = shared.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 404)
     assert says in error_of(answer)["message"]
 

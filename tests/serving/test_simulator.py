@@ -274,9 +274,7 @@ class TestFleets:
 
     def test_a_preempted_hand_over_is_computed_again_where_it_decodes(self) -> None:
         requests = [planned(f"r{index}", [index + 1] * 60, 60) for index in range(4)]
-        found = simulate(
-            LLAMA, A100, requests, fleet=Fleet(1, prefill=1), settings=Settings(num_blocks=20)
-        )
+        found = simulate(LLAMA, A100, requests, fleet=Fleet(1, prefill=1), settings=Settings(num_blocks=20))
         steps = found.engines["decode 0"]
         assert any(event.preempted for event in steps)
         assert [record.output_tokens for record in found.records] == [60] * 4

@@ -184,6 +184,7 @@ def test_a_guess_that_is_certain_or_impossible() -> None:
 
 # Logprobs
 
+
 @pytest.mark.parametrize("right", [0, 2, 99])
 def test_logprobs_are_those_of_the_model(right: int, answers: dict[str, list[int]]) -> None:
     engine = LLMEngine(MODEL, num_blocks=80, speculation=Oracle(answers, right, 4), token_budget=9)
@@ -203,6 +204,7 @@ def test_logprobs_are_those_of_the_model(right: int, answers: dict[str, list[int
 
 
 # Those who guess
+
 
 @pytest.mark.parametrize(
     ("known", "guessed"),

@@ -17,15 +17,17 @@ from torch import Tensor
 TILE = 64  # positions read at once
 MIN_SHARE = 256  # positions of a share, at least
 PROGRAMS_PER_SM = 4
+WARPS, STAGES = 4, 3
 
 
 # How many shares there are grows with the context: were it compiled in, decoding would stop to compile again.
+# A single share is a case of its own, since its values need no merging.
 @triton.jit(do_not_specialize=["shares"])
 def _attend(
-    q, pool, tables, lens, parts, tops, sums, scale, shares,
-    q_row, q_head, pool_side, pool_head, pool_block, pool_slot, table_row,
+    q, pool, tables, lens, into, parts, tops, sums, scale, shares,
+    q_row, q_head, out_row, out_head, pool_side, pool_head, pool_block, pool_slot, table_row,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SIZE: tl.constexpr,
-    SIZE_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    SIZE_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     row, head, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lens + row)
@@ -54,10 +56,15 @@ def _attend(
         mixed = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         out = out * shrink[:, None] + mixed.to(tl.float32)
         top = new_top
-    item = ((row * KV_HEADS + head) * shares + share) * GROUP_PAD + groups
-    tl.store(tops + item, top)
-    tl.store(sums + item, total)
-    tl.store(parts + item[:, None] * SIZE_PAD + sizes[None, :], out)
+    if WHOLE:
+        out = out / tl.where(total > 0, total, 1.0)[:, None]
+        at = into + row * out_row + (head * GROUP + groups)[:, None] * out_head + sizes[None, :]
+        tl.store(at, out.to(into.dtype.element_ty), mask=real)
+    else:
+        item = ((row * KV_HEADS + head) * shares + share) * GROUP_PAD + groups
+        tl.store(tops + item, top)
+        tl.store(sums + item, total)
+        tl.store(parts + item[:, None] * SIZE_PAD + sizes[None, :], out)
 
 
 @triton.jit(do_not_specialize=["shares"])
@@ -120,15 +127,17 @@ def paged_attention(
         "SIZE_PAD": max(16, triton.next_power_of_2(size)),
     }
     common = {"KV_HEADS": kv_heads, "GROUP": group, "SIZE": size, **pad}
-    rows = batch * kv_heads * shares * pad["GROUP_PAD"]
+    rows = batch * kv_heads * shares * pad["GROUP_PAD"] if shares > 1 else 1
     parts = torch.empty(rows, pad["SIZE_PAD"], device=q.device)
     tops, sums = torch.empty(2, rows, device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     _attend[(batch, kv_heads, shares)](
-        q, pool, block_tables, context_lens, parts, tops, sums, size**-0.5, shares,
-        q.stride(0), q.stride(1), *pool.stride()[:4], block_tables.stride(0),
-        BLOCK=block, TILE=TILE, **common,
+        q, pool, block_tables, context_lens, out, parts, tops, sums, size**-0.5, shares,
+        q.stride(0), q.stride(1), out.stride(0), out.stride(1), *pool.stride()[:4], block_tables.stride(0),
+        BLOCK=block, TILE=TILE, WHOLE=shares == 1, num_warps=WARPS, num_stages=STAGES, **common,
     )  # fmt: skip
+    if shares == 1:
+        return out
     _merge[(batch, heads)](
         parts, tops, sums, out, shares, out.stride(0), out.stride(1),
         SHARES_PAD=triton.next_power_of_2(shares), **common,

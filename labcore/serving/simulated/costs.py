@@ -108,9 +108,7 @@ def _totals(parts: Sequence[Part]) -> tuple[int, int]:
     return sum(part.new for part in parts), max(1, sum(part.draws for part in parts))
 
 
-def _shared(
-    config: ModelConfig, numbers: Numbers, tokens: int, drawing: int, reads: bool
-) -> list[OpCost]:
+def _shared(config: ModelConfig, numbers: Numbers, tokens: int, drawing: int, reads: bool) -> list[OpCost]:
     """What depends on the number of tokens alone. reads: whether some part has a history (which decides the
     order of latent attention's products)."""
     shape = numbers.shape(config, tokens + int(reads), tokens, drawing)

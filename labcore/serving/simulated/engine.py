@@ -14,6 +14,7 @@ from labcore.serving.core import EngineCore
 from labcore.serving.drawing import Drawn
 from labcore.serving.policies import Policy
 from labcore.serving.requests import Request
+from labcore.serving.runner import Immediate
 from labcore.serving.scheduler import Limits
 from labcore.serving.sequence import Plan, Sequence
 from labcore.serving.simulated.costs import Part, StepCost
@@ -30,7 +31,7 @@ class VirtualClock:
         return self.now
 
 
-class CostRunner:
+class CostRunner(Immediate):
     """Takes a step by letting its time pass. Every request that draws gets a token that no prompt holds."""
 
     def __init__(self, cost: StepCost, clock: VirtualClock) -> None:
@@ -38,7 +39,7 @@ class CostRunner:
         self._tokens: dict[str, Drawn] = {}
 
     def execute(self, plan: Plan) -> list[Drawn]:
-        """As Runner says."""
+        """As Immediate says."""
         drawn, parts = [], []
         for row in plan.rows:
             draws = row.draws
