@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from labcore.lab.units import significant
 from labcore.model import Model
 from labcore.quality.feeding import encode
 from labcore.quality.heldout import stories
-from labcore.serving import DraftModel, PromptLookup, Request
+from labcore.serving import DraftModel, PromptLookup, Request, StepEvent
 from labcore.serving.speculation import Drafter
 
 NONE = "no guesses"
@@ -56,6 +57,14 @@ class Guessed:
         """Tokens that a step with guesses gave, in the mean."""
         return 1 + sum(accepted for _, accepted in self.checks) / len(self.checks) if self.checks else 1.0
 
+    def step_cost(self, reference: PolicyRun) -> float:
+        """How many times as long as a step without guesses one with guesses takes; medians."""
+        plain = [event.seconds for event in reference.events if _decodes(event)]
+        guessed = [
+            event.seconds for event in self.run.events if _decodes(event) and event.tokens > len(event.rows)
+        ]
+        return statistics.median(guessed) / statistics.median(plain) if guessed and plain else 1.0
+
     def row(self, reference: PolicyRun) -> dict[str, Any]:
         """Beside the run without guesses."""
         tokens, seconds = self.run.summary.output_tokens, self.run.summary.duration_s
@@ -66,6 +75,7 @@ class Guessed:
             "guesses accepted (%)": 100 * self.accepted if self.checks else None,
             "tokens a step with guesses": self.tokens_per_check if self.checks else None,
             "by the formula": expected_tokens(self.accepted, self.guesses) if self.checks else None,
+            "such a step (× one without)": self.step_cost(reference) if self.checks else None,
             "took (s)": seconds,
             "times as fast": reference.summary.duration_s / seconds,
             "same tokens": self.run.answers == reference.answers,
@@ -96,7 +106,8 @@ class SpeculationGain:
             faster = self.plain.summary.duration_s / way.run.summary.duration_s
             told.append(
                 f"{way.name}: {100 * way.accepted:.0f} % of the guesses right, "
-                f"{significant(steps)}× fewer steps, {significant(faster)}× as fast"
+                f"{significant(steps)}× fewer steps, each {significant(way.step_cost(self.plain))}× as long "
+                f"where it guesses: {significant(faster)}× as fast"
             )
         same = "No token changed." if self.same else "Answers changed: that is a bug."
         return f"{len(self.plain.events)} steps without guesses. {'; '.join(told)}. {same}"
@@ -134,6 +145,10 @@ def _beginnings(model: Model, count: int = 4, tokens: int = 48) -> list[list[int
     if model.tokenizer is None:
         return [random_tokens(model, tokens // 2, seed=seed)[0].tolist() for seed in range(count)]
     return [encode(model, story)[:tokens] for story in stories(count)]
+
+
+def _decodes(event: StepEvent) -> bool:
+    return all(row.kind == "decode" for row in event.rows)
 
 
 def _run(

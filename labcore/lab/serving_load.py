@@ -84,4 +84,9 @@ def near_capacity(
 ) -> tuple[Request, ...]:
     """n requests that arrive at random, in the mean at `load` times what this engine can carry here."""
     rate = load * capacity(model, places=places, seed=seed, watch=watch, **lengths)
+    return arriving(model, rate, n=n, seed=seed, **lengths)
+
+
+def arriving(model: Model, rate: float, *, n: int = 32, seed: int = 0, **lengths: Any) -> tuple[Request, ...]:
+    """n requests that arrive at random, `rate` a second in the mean. lengths: as in `make_load`."""
     return requests_of(make_load(model, n=n, rate=rate, seed=seed, **lengths))

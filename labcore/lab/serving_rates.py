@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from labcore.lab.serving_load import capacity, make_load
 from labcore.lab.serving_play import PLACES, Watch
-from labcore.lab.serving_runs import PolicyRun, run_policies
+from labcore.lab.serving_runs import run_policies
 from labcore.lab.units import seconds as as_time
 from labcore.lab.units import significant
 from labcore.model import Model
-from labcore.serving.metrics import Slo
+from labcore.serving.metrics import Slo, Spread, Summary
 from labcore.serving.offline import requests_of
 from labcore.serving.workload import retimed
 
@@ -23,13 +23,22 @@ SHARES = (0.4, 0.8, 1.2, 2.0)  # of what continuous batching carries
 ATTAINED = 0.9
 
 
+class Summarised(Protocol):
+    """A run of a policy, or the simulation of a fleet."""
+
+    @property
+    def summary(self) -> Summary:
+        """Throughput, percentiles, goodput."""
+
+
 @dataclass(frozen=True)
 class RateSweep:
-    """runs: rate in requests/s -> policy -> run. capacity: requests/s that continuous batching carries."""
+    """runs: rate in requests/s -> policy (or fleet) -> run, each summarised under `slo`. capacity: requests/s
+    that continuous batching carries."""
 
     capacity: float
     slo: Slo
-    runs: dict[float, dict[str, PolicyRun]]
+    runs: Mapping[float, Mapping[str, Summarised]]
 
     @property
     def rates(self) -> list[float]:
@@ -74,21 +83,29 @@ class RateSweep:
     def rows(self) -> list[dict[str, Any]]:
         """A line for each rate and policy."""
         return [
-            {"offered (requests/s)": rate} | _row(run)
+            {"offered (requests/s)": rate} | _row(name, run.summary)
             for rate in self.rates
-            for run in self.runs[rate].values()
+            for name, run in self.runs[rate].items()
         ]
 
 
-def _row(run: PolicyRun) -> dict[str, Any]:
-    found, full = run.summary, run.row()
-    kept = ("policy", "tok/s", "TTFT p50 (ms)", "TTFT p99 (ms)", "E2E p50 (ms)", "kept the promise (%)")
-    row = {name: full[name] for name in kept if name in full}
-    return row | {
+def _row(name: str, found: Summary) -> dict[str, Any]:
+    return {
+        "policy": name,
+        "tok/s": found.output_tokens_per_s,
+        "TTFT p50 (ms)": _ms(found.ttft, "p50"),
+        "TTFT p99 (ms)": _ms(found.ttft, "p99"),
+        "TPOT p50 (ms)": _ms(found.tpot, "p50"),
+        "E2E p50 (ms)": _ms(found.e2e, "p50"),
+        "kept the promise (%)": 100 * found.attainment,
         "answered (requests/s)": found.requests_per_s,
         "goodput (requests/s)": found.goodput,
         "in flight": found.concurrency_mean,
     }
+
+
+def _ms(spread: Spread | None, which: str) -> float | None:
+    return None if spread is None else float(getattr(spread, which)) * 1e3
 
 
 def sweep_rates(
@@ -98,6 +115,7 @@ def sweep_rates(
     *,
     n: int = 32,
     places: int = PLACES,
+    carries: float | None = None,
     slo: Slo | None = None,
     seed: int = 0,
     watch: Watch | None = None,
@@ -105,16 +123,18 @@ def sweep_rates(
 ) -> RateSweep:
     """Measure what continuous batching carries here, then replay one load at shares of that rate.
 
-    Lengths and the pattern of arrivals stay the same; only the gaps are stretched. slo: None promises what
-    a busy engine here can keep: a first token within the time that a request stays when all places are taken,
-    further ones at half of that speed. lengths: as in `make_load`.
+    carries: requests/s, where that is known already. Lengths and the pattern of arrivals stay the same; only
+    the gaps are stretched. slo: None promises what a busy engine here can keep: a first token within the time
+    that a request stays when all places are taken, further ones at half of that speed. lengths: as in
+    `make_load`.
     """
-    carries = capacity(model, places=places, seed=seed, watch=watch, **lengths)
+    if carries is None:
+        carries = capacity(model, places=places, seed=seed, watch=watch, **lengths)
     load = make_load(model, n=n, rate=carries, seed=seed, **lengths)
     mean = sum(one.output_tokens for one in load) / len(load)
     stay = places / carries  # Little's law
     promised = slo or Slo(ttft_s=stay, tpot_s=2 * stay / mean)
-    runs: dict[float, dict[str, PolicyRun]] = {}
+    runs: dict[float, Mapping[str, Summarised]] = {}
     for share in tqdm(shares, desc="rates", unit="rate", leave=False, ncols=80, file=sys.stdout):
         requests = requests_of(retimed(load, share * carries))
         runs[share * carries] = run_policies(

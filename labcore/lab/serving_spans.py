@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from labcore.lab.serving_runs import PolicyRun
+from labcore.lab.units import seconds as as_time
 from labcore.serving import RowEvent, StepEvent
 
 WAITING, PREFILL, DECODE, HELD, AGAIN, LINGERING = (
@@ -99,6 +101,46 @@ class _Track:
         """All of them; what is still open ends with the last step."""
         self._turn(LINGERING, self._last if self._over else end)
         return self._spans
+
+
+def queue_over_time(run: PolicyRun) -> list[tuple[float, int]]:
+    """(when, how many wait from then on): up where one is due, down where a step takes it in."""
+    found = [span for span in spans(run.events, run.arrivals) if span.phase in (WAITING, AGAIN)]
+    edges = [(span.start_s, 1) for span in found] + [(span.end_s, -1) for span in found]
+    points, count = [(0.0, 0)], 0
+    for at, change in sorted(edges):
+        count += change
+        points.append((at, count))
+    return points
+
+
+def queue_rows(runs: Mapping[str, PolicyRun]) -> list[dict[str, Any]]:
+    """The queue of each policy: how long it was, and how long requests stood in it."""
+    rows = []
+    for run in runs.values():
+        waits = [
+            span.end_s - span.start_s for span in spans(run.events, run.arrivals) if span.phase == WAITING
+        ]
+        rows.append(
+            {
+                "policy": run.policy,
+                "longest queue": max(count for _, count in queue_over_time(run)),
+                "in it, mean": sum(waits) / run.summary.duration_s,
+                "waited, median (ms)": statistics.median(waits) * 1e3 if waits else 0.0,
+                "waited, most (ms)": max(waits, default=0.0) * 1e3,
+            }
+        )
+    return rows
+
+
+def queue_finding(runs: Mapping[str, PolicyRun]) -> str:
+    """The longest queue of each policy, and half of the waits."""
+    told = [
+        f"{row['policy']} {row['longest queue']} (half of all waited over "
+        f"{as_time(row['waited, median (ms)'] / 1e3)})"
+        for row in queue_rows(runs)
+    ]
+    return f"The same arrivals, the longest queue: {', '.join(told)}."
 
 
 def preemptions(events: Iterable[StepEvent]) -> list[tuple[str, float, bool]]:

@@ -6,6 +6,7 @@ by `labcore.perf.roofline`, so that a lesson's first text does not wait for them
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,6 +42,18 @@ class Session:
     results: Results
     predictions: dict[str, Prediction] = field(default_factory=dict)
     hints_seen: dict[str, int] = field(default_factory=dict)
+    _to_end: dict[str, Callable[[], None]] = field(default_factory=dict, repr=False)
+
+    def at_finish(self, what: str, end: Callable[[], None]) -> None:
+        """Have `end` called by `finish`, by the next `start`, or when something else is named `what`."""
+        if before := self._to_end.pop(what, None):
+            before()
+        self._to_end[what] = end
+
+    def close(self) -> None:
+        """End what this session started: servers and the like."""
+        while self._to_end:
+            self._to_end.popitem()[1]()
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +109,8 @@ def start(
     global _current
     _choose("MODE", mode, MODES)
     _choose("SCALE", scale, (*SCALES, "auto"))
+    if _current is not None:
+        _current.close()
     loaded = labcore.load(model, device=device, seed=seed)
     # The first pass of a process pays for setting up libraries, which is no part of any lesson's measurement.
     labcore.generate(loaded, [0] * 16, max_new_tokens=2, ignore_eos=True)
@@ -146,8 +161,9 @@ def roof_line(roofs: Roofs) -> str:
 
 
 def finish() -> Shown:
-    """Write the lesson's results as one JSON file on this machine, and show a short summary."""
+    """End what the lesson started, write its results as one JSON file here, and show a short summary."""
     session = current()
+    session.close()
     results = session.results
     path = results.save()
     scored = [entry for entry in results.predictions.values() if "measured" in entry]

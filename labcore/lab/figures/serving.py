@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from labcore.lab import theme
-from labcore.lab.serving_rates import RateSweep
+from labcore.lab.serving_rates import RateSweep, Summarised
 from labcore.lab.serving_runs import PolicyRun
 from labcore.lab.serving_spans import (
     AGAIN,
@@ -19,6 +19,7 @@ from labcore.lab.serving_spans import (
     WAITING,
     events_and_arrivals,
     preemptions,
+    queue_over_time,
     spans,
 )
 from labcore.lab.serving_stall import ChunkStall
@@ -87,7 +88,7 @@ def queue_figure(runs: Mapping[str, PolicyRun]) -> go.Figure:
     """Requests that wait, over time, a line for each policy."""
     made = theme.figure("The queue", x="time (ms)", y="requests that wait")
     for index, run in enumerate(runs.values()):
-        points = _waiting(run)
+        points = queue_over_time(run)
         made.add_scatter(
             x=[at * 1e3 for at, _ in points], y=[count for _, count in points], name=run.policy, mode="lines",
             line={"shape": "hv", "color": theme.COLORS[index % 7], "width": 2.5,
@@ -97,29 +98,17 @@ def queue_figure(runs: Mapping[str, PolicyRun]) -> go.Figure:
     return made
 
 
-def _waiting(run: PolicyRun) -> list[tuple[float, int]]:
-    """(when, how many wait from then on): up where one is due, down where a step takes it in."""
-    found = spans(run.events, run.arrivals)
-    edges = [(span.start_s, 1) for span in found if span.phase in (WAITING, AGAIN)]
-    edges += [(span.end_s, -1) for span in found if span.phase in (WAITING, AGAIN)]
-    points, count = [(0.0, 0)], 0
-    for at, change in sorted(edges):
-        count += change
-        points.append((at, count))
-    return points
-
-
-def percentiles_figure(runs: Mapping[str, PolicyRun]) -> go.Figure:
-    """TTFT, ITL and E2E of each policy: the median, and what 99 of 100 stay below."""
+def percentiles_figure(runs: Mapping[str, Summarised]) -> go.Figure:
+    """TTFT, ITL and E2E of each policy or fleet: the median, and what 99 of 100 stay below."""
     titles = ("first token (TTFT)", "gap between tokens (ITL)", "whole answer (E2E)")
     made = theme.figure("What users wait for: half of them less (●), 99 of 100 less (◆)", height=330)
     made.set_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.06, shared_yaxes=True)
     values: list[list[float]] = [[], [], []]
-    for index, run in enumerate(runs.values()):
+    for index, (name, run) in enumerate(runs.items()):
         found = run.summary
         for column, spread in enumerate((found.ttft, found.itl, found.e2e)):
             if spread:
-                _dumbbell(made, run.policy, spread, index, column)
+                _dumbbell(made, name, spread, index, column)
                 values[column] += [spread.p50 * 1e3, spread.p99 * 1e3]
     for column, known in enumerate(values, 1):
         made.update_xaxes(title_text="time (ms)", **theme.log_ticks(known or [1.0]), row=1, col=column)
