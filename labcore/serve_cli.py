@@ -97,7 +97,10 @@ def _engine(
         typer.echo(f"{name} has random weights: its speed is real, its text means nothing.", err=True)
     if quantize:
         labcore.quantize(model, quantize)
-    return LLMEngine(model, speculation=_drafter(speculate, model), **settings)
+    overlap = model.device.type == "cuda" and not speculate and settings["policy"] == PolicyName.continuous
+    engine = LLMEngine(model, speculation=_drafter(speculate, model), overlap=overlap, **settings)
+    engine.warm_up()
+    return engine
 
 
 def _drafter(speculate: str | None, model: Model) -> Any:

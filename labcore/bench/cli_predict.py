@@ -84,7 +84,6 @@ def parallel(
     keep(console, out, data)
 
 
-
 def _columns(title: str, *names: str) -> Table:
     table = Table(title=title)
     for name in names:

@@ -15,10 +15,13 @@ def serving(
     model: Source = "shape:smollm2-135m",
     against: Peers = None,
     workload: Annotated[
-        list[str] | None, typer.Option(help="uniform, exponential, constant. May be given again.")
+        list[str] | None, typer.Option(help="uniform, exponential, constant, long. May be given again.")
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests, all there at the start.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once, and of a static batch.")] = 16,
+    token_budget: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a step; default: 512 on a CPU, 8192 on a GPU.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each, interleaved.")] = 3,
     seed: Annotated[int, typer.Option(help="Of lengths and tokens.")] = 0,
     device: Device = "auto",
@@ -27,7 +30,7 @@ def serving(
 ) -> None:
     """One list of requests through continuous and static batching, and through peers: tokens a second."""
     from labcore.bench import record
-    from labcore.bench.serving import WORKLOADS, bench_serving
+    from labcore.bench.serving import USUAL, bench_serving
     from labcore.perf.machine import resolve_device
 
     console = Console()
@@ -36,9 +39,10 @@ def serving(
         result = bench_serving(
             model,
             peers,
-            workloads=workload or list(WORKLOADS),
+            workloads=workload or USUAL,
             requests=requests,
             batch=batch,
+            token_budget=token_budget,
             repeats=repeats,
             seed=seed,
             device=device,
@@ -56,12 +60,12 @@ def table(data: dict[str, Any]) -> Table:
     shown = Table(
         title=f"{result['model']} {result['dtype']} on {machine['name']}, {machine['threads']} threads: "
         f"{result['requests']} requests, {result['batch']} at once, median of {result['repeats']} runs",
-        caption="time: over our continuous batching's. scheduling: median share of a step beside the model.",
+        caption="time: over our continuous batching's. scheduling: median share of a step beside the model. "
+        "roofline: share of the time that the steps would take at the measured roofs.",
     )
-    for name in ("workload", "engine", "s", "IQR s", "output tok/s", "time", "scheduling"):
+    for name in ("workload", "engine", "s", "IQR s", "output tok/s", "time", "scheduling", "roofline"):
         shown.add_column(name, justify="left" if name in ("workload", "engine") else "right")
     for row in result["rows"]:
-        share = row["scheduling"]
         shown.add_row(
             row["workload"],
             row["engine"],
@@ -69,6 +73,6 @@ def table(data: dict[str, Any]) -> Table:
             f"{row['spread_s']:.2f}",
             f"{row['tokens_per_s']:.1f}",
             f"{row['over']:.2f} ×",
-            "–" if share is None else f"{share:.1%}",
+            *("–" if row[name] is None else f"{row[name]:.1%}" for name in ("scheduling", "roofline")),
         )
     return shown

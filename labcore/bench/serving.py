@@ -9,42 +9,54 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 import labcore
 from labcore.bench import llama_server
-from labcore.bench.interleave import interleave
+from labcore.bench.interleave import Samples, interleave
 from labcore.bench.peers import as_transformers
 from labcore.errors import LabError
 from labcore.model import Model
+from labcore.perf import machine_from_roofs, roofs
+from labcore.perf.costs import kv_bytes_per_token
+from labcore.perf.machine import available_memory
 from labcore.serving import LLMEngine, Static
+from labcore.serving.events import StepEvent
 from labcore.serving.offline import requests_of
+from labcore.serving.simulated.costs import MEMORY_SHARE, Numbers, Part, RooflineCost
 from labcore.serving.workload import Workload, make_workload
 
 PEERS = ("transformers", "llama.cpp")
+CPU_BUDGET, GPU_BUDGET = 512, 8192  # tokens of a step: what keeps the device busy
+BLOCK = 16  # positions
 # name: (prompt, output) lengths. The first is what servers are compared on; exponential lengths are what
 # static batching suffers from, constant ones the control.
 WORKLOADS = {
     "uniform": ("uniform:64-256", "uniform:64-256"),
     "exponential": ("uniform:64-256", "exp:96:1-512"),
     "constant": ("fixed:128", "fixed:96"),
+    "long": ("uniform:100-1024", "uniform:100-1024"),
 }
+USUAL = ("uniform", "exponential", "constant")
 
 
 class Served(NamedTuple):
-    """One run. scheduling: median share of a step beside the model's pass; of our engine alone."""
+    """One run. scheduling: median share of a step beside the model's pass. events: of our engine."""
 
     seconds: float
     output_tokens: int
     scheduling: float | None = None
+    events: tuple[StepEvent, ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant on one workload: medians of whole runs. over: its time over continuous batching's."""
+    """One contestant on one workload: medians of whole runs. over: its time over continuous batching's.
+    roofline: share of its time that its steps would take at the measured roofs."""
 
     workload: str
     engine: str
@@ -54,6 +66,7 @@ class Row:
     tokens_per_s: float
     over: float
     scheduling: float | None
+    roofline: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -68,9 +81,10 @@ def bench_serving(
     source: str,
     against: Sequence[str] = (),
     *,
-    workloads: Sequence[str] = tuple(WORKLOADS),
+    workloads: Sequence[str] = USUAL,
     requests: int = 64,
     batch: int = 16,
+    token_budget: int | None = None,
     repeats: int = 3,
     seed: int = 0,
     device: str = "auto",
@@ -80,6 +94,11 @@ def bench_serving(
     """Plain data of one interleaved run. Raises LabError for peers or workloads that there are not."""
     _check(against, workloads)
     model = labcore.load(source, device=device, dtype=dtype)
+    budget = token_budget or (GPU_BUDGET if model.device.type == "cuda" else CPU_BUDGET)
+    progress("measuring the roofs")
+    # At the best rates: what products of few rows reach is for the engine to answer for.
+    machine = replace(machine_from_roofs(roofs(model.device), available_memory(model.device)), by_rows={})
+    ideal = RooflineCost(model.config, machine, Numbers(str(model.dtype).removeprefix("torch.")))
     rows: list[Row] = []
     for name in workloads:
         prompt, output = WORKLOADS[name]
@@ -87,30 +106,18 @@ def bench_serving(
             requests, prompt=prompt, output=output, vocab_size=model.config.vocab_size, seed=seed
         )
         with ExitStack() as stack:
-            contestants = _contestants(model, load, batch, against if name == workloads[0] else (), stack)
+            peers = against if name == workloads[0] else ()
+            contestants = _contestants(model, load, batch, budget, peers, stack)
             progress(name)
             samples = interleave(contestants, repeats=repeats, progress=progress)
         base = samples[OURS].median(_seconds)
-        for engine, found in samples.items():
-            first, seconds = found.results[0], found.median(_seconds)
-            shares = [one.scheduling for one in found.results if one.scheduling is not None]
-            rows.append(
-                Row(
-                    name,
-                    engine,
-                    seconds,
-                    found.spread(_seconds),
-                    first.output_tokens,
-                    first.output_tokens / seconds,
-                    seconds / base,
-                    statistics.median(shares) if shares else None,
-                )  # fmt: skip
-            )
+        rows += [_row(name, engine, found, base, ideal) for engine, found in samples.items()]
     return {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
         "requests": requests,
         "batch": batch,
+        "token_budget": budget,
         "repeats": repeats,
         "seed": seed,
         "workloads": {name: WORKLOADS[name] for name in workloads},
@@ -118,16 +125,37 @@ def bench_serving(
     }
 
 
+def _row(workload: str, engine: str, found: Samples[Served], base: float, ideal: RooflineCost) -> Row:
+    first, seconds = found.results[0], found.median(_seconds)
+    shares = [one.scheduling for one in found.results if one.scheduling is not None]
+    return Row(
+        workload=workload,
+        engine=engine,
+        seconds=seconds,
+        spread_s=found.spread(_seconds),
+        output_tokens=first.output_tokens,
+        tokens_per_s=first.output_tokens / seconds,
+        over=seconds / base,
+        scheduling=statistics.median(shares) if shares else None,
+        roofline=sum(map(partial(_at_roofs, ideal), first.events)) / seconds if first.events else None,
+    )
+
+
+def _at_roofs(ideal: RooflineCost, event: StepEvent) -> float:
+    """Seconds that a step would take at the roofs."""
+    return ideal.seconds([Part(row.start, row.new, row.drawn > 0) for row in event.rows])
+
+
 def _seconds(one: Served) -> float:
     return one.seconds
 
 
 def _contestants(
-    model: Model, load: Workload, batch: int, against: Sequence[str], stack: ExitStack
+    model: Model, load: Workload, batch: int, budget: int, against: Sequence[str], stack: ExitStack
 ) -> dict[str, Contestant]:
     found: dict[str, Contestant] = {
-        OURS: lambda: ours(model, load, "continuous", batch),
-        f"labcore static, batches of {batch}": lambda: ours(model, load, Static(batch), batch),
+        OURS: lambda: ours(model, load, "continuous", batch, budget),
+        f"labcore static, batches of {batch}": lambda: ours(model, load, Static(batch), batch, budget),
     }
     if "transformers" in against:
         peer = as_transformers(model)
@@ -141,9 +169,22 @@ def _contestants(
     return found
 
 
-def ours(model: Model, load: Workload, policy: Any, batch: int) -> Served:
-    """Our engine, greedy, nothing shared between requests; token budget as it is."""
-    engine = LLMEngine(model, policy, max_num_seqs=batch, prefix_caching=False)
+def ours(model: Model, load: Workload, policy: Any, batch: int, budget: int = CPU_BUDGET) -> Served:
+    """Our engine, greedy, nothing shared between requests; on a GPU its steps overlap where they can."""
+    wanted = sum(-(-(one.prompt_tokens + one.output_tokens) // BLOCK) for one in load)
+    block_bytes = BLOCK * kv_bytes_per_token(model.config, model.dtype)
+    engine = LLMEngine(
+        model,
+        policy,
+        num_blocks=min(wanted, int(MEMORY_SHARE * available_memory(model.device)) // block_bytes),
+        block_size=BLOCK,
+        max_num_seqs=batch,
+        token_budget=budget,
+        max_model_len=max(one.prompt_tokens + one.output_tokens for one in load) + 1,
+        prefix_caching=False,
+        overlap=model.device.type == "cuda" and policy == "continuous",
+    )
+    engine.warm_up()
     for request in requests_of(load):
         engine.add(request)
     with _timed(model) as passes:
@@ -151,13 +192,18 @@ def ours(model: Model, load: Workload, policy: Any, batch: int) -> Served:
         while engine.has_work:
             engine.step()
         seconds = time.perf_counter() - start
-    shares = [1 - busy / event.seconds for busy, event in zip(passes, engine.events, strict=True)]
-    return Served(seconds, engine.stats.output_tokens, statistics.median(shares))
+    events = tuple(engine.events)
+    share = None
+    if model.device.type == "cpu":  # elsewhere a pass is launched and not waited for, or replayed
+        share = statistics.median(
+            1 - busy / event.seconds for busy, event in zip(passes, events, strict=True)
+        )
+    return Served(seconds, engine.stats.output_tokens, share, events)
 
 
 @contextmanager
 def _timed(model: Model) -> Iterator[list[float]]:
-    """Seconds of every pass of the model, as they come; on a GPU those until it was launched."""
+    """Seconds of every pass of the model, as they come."""
     seconds: list[float] = []
 
     def begin(*_: Any) -> None:

@@ -35,7 +35,7 @@ class Recorded:
         self.stores, self.capacity, self.batch = cache.store, cache.capacity, cache.batch_size
         self.weights = _addresses(transformer)
         self.inputs = StepInputs(cache.batch_size, cache.device)
-        self._graphs: dict[int, tuple[Replay, Tensor]] = {}
+        self._graphs: dict[int, tuple[Replay, Tensor, Tensor]] = {}
         self._borrower: ReferenceType[ContiguousCache] = ref(cache)
 
     @property
@@ -66,8 +66,10 @@ class Recorded:
                     transformer, inputs.tokens, inputs.position, inputs.padding, span, self.stores
                 )
 
-            self._graphs[bucket] = capture(run, self.inputs.tokens.device)[:2]
-        replay, logits = self._graphs[bucket]
+            replay, logits, _ = capture(run, self.inputs.tokens.device)
+            # The span is kept: the graph reads it where it lies, and knows nothing of who frees it.
+            self._graphs[bucket] = replay, logits, span
+        replay, logits, _ = self._graphs[bucket]
         replay()
         return logits.clone()  # the next replay writes over the graph's own
 

@@ -10,15 +10,16 @@ from labcore.perf.machine import available_memory
 from labcore.serving.requests import Request
 
 POOL_SHARE = 0.25  # of the free memory, where nobody says how many blocks
-MOST_TOKENS = 65_536  # of a pool that nobody asked for
+MOST_TOKENS = 65_536  # of a pool that nobody asked for, in memory that the whole computer shares
 
 
 def usual_blocks(model: Model, block_size: int) -> int:
-    """A quarter of the free memory, at most 65,536 positions, at least one whole context."""
+    """A quarter of the free memory, at least one whole context, off a GPU at most 65,536 positions."""
     each = block_size * kv_bytes_per_token(model.config, model.dtype)
     room = int(available_memory(model.device) * POOL_SHARE) // each
-    least = -(-model.config.max_position_embeddings // block_size)
-    return max(least, min(room, MOST_TOKENS // block_size))
+    if model.device.type != "cuda":
+        room = min(room, MOST_TOKENS // block_size)
+    return max(-(-model.config.max_position_embeddings // block_size), room)
 
 
 def ensure_possible(request: Request, model: Model, max_model_len: int, pool: BlockPool) -> None:

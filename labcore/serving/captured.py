@@ -32,6 +32,11 @@ def bucket_for(rows: int) -> int:
     return -(-rows // step) * step
 
 
+def buckets(most: int) -> list[int]:
+    """All buckets up to the one that holds so many rows."""
+    return sorted({bucket_for(rows) for rows in range(1, most + 1)})
+
+
 class FixedRows:
     """A batch of single tokens over the pool, as the Transformer meets a cache; at most `most` rows.
 
@@ -60,8 +65,8 @@ class FixedRows:
         size = self.store.pool.block_size
         slots = tables[np.arange(count), starts // size].astype(np.int64) * size + starts % size
         numbers = self._host[self._turn].numpy()[:, :bucket]
-        numbers[:, count:] = np.array([[0], [-1], [-1], [-1]])  # a position of -1: of no length
-        numbers[0, :count] = [max(0, row.sequence.tokens[row.start]) for row in rows]
+        numbers[:, count:] = -1  # a position of -1: of no length
+        numbers[0, :count] = [row.sequence.tokens[row.start] for row in rows]
         numbers[1, :count], numbers[2, :count], numbers[3, :count] = starts, slots, newest.places(rows)
         self._numbers[:, :bucket].copy_(self._host[self._turn][:, :bucket], non_blocking=True)
         flat, width = self._host_tables[self._turn][: tables.size], tables.shape[1]
@@ -70,9 +75,13 @@ class FixedRows:
         drawn = newest.chosen
         self._chosen[: len(drawn)].copy_(drawn)
 
+    def empty(self, bucket: int) -> None:
+        """No rows: all stand empty."""
+        self._numbers[:, :bucket] = -1
+
     def tokens(self) -> Tensor:
         """(R, 1) int64: what the host knows, and what the step before drew on the device."""
-        known, place = self._numbers[0, : self.rows], self._numbers[3, : self.rows]
+        known, place = self._numbers[0, : self.rows].clamp_min(0), self._numbers[3, : self.rows]
         drawn = self._chosen.index_select(0, place.clamp_min(0))
         return torch.where(place < 0, known, drawn)[:, None]
 
@@ -121,10 +130,17 @@ class DecodeGraphs:
         replay()
         return logits[: len(rows)]
 
-    def _record(self, bucket: int) -> tuple[Replay, Tensor]:
-        self.rows.rows = bucket
+    def warm_up(self) -> None:
+        """Record every bucket now, the largest first: the others then work in its memory."""
+        for bucket in reversed(buckets(self.most)):
+            if bucket not in self._graphs:
+                self.rows.empty(bucket)
+                self._graphs[bucket] = self._record(bucket)
 
+    @torch.inference_mode()
+    def _record(self, bucket: int) -> tuple[Replay, Tensor]:
         def run() -> Tensor:
+            self.rows.rows = bucket
             return self.transformer(self.rows.tokens(), self.rows, logits_to_keep=1)[:, 0]
 
         replay, logits, self._pool = capture(run, self.device, self._pool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -105,10 +105,10 @@ def _take_or_draw(logits: Tensor, guess: int | None, sequence: Sequence) -> int:
 
 
 def _groups(sequences: Rows[Sequence]) -> dict[SamplingParams, list[int]]:
-    """Rows by settings; seeds apart, which each has in its stream."""
+    """Rows by settings."""
     found: dict[SamplingParams, list[int]] = defaultdict(list)
     for row, sequence in enumerate(sequences):
-        found[replace(sequence.request.sampling, seed=0)].append(row)
+        found[sequence.sampling].append(row)
     return found
 
 

@@ -25,11 +25,11 @@ class LLMEngine(EngineCore):
     """Many requests on one model, step by step. Single-threaded: whoever calls `step` calls everything else.
 
     policy: a name or a Policy. num_blocks of block_size positions: the pool (default: a quarter of the free
-    memory, at most 65,536 positions). Of one step: max_num_seqs requests, token_budget tokens; chunked:
-    prompts may go in parts. max_model_len: prompt and answer (default: the model's context). preemption:
-    "recompute", "swap", or "auto", whichever is cheaper by what was measured. speculation: a Drafter (see
-    `speculation`). overlap: launch each step before what the one before drew is known, so that a GPU does not
-    wait for Python; outputs come one step later. Raises ConfigError and OutOfMemory.
+    memory, off a GPU at most 65,536 positions). Of one step: max_num_seqs requests, token_budget tokens;
+    chunked: prompts may go in parts. max_model_len: prompt and answer (default: the model's context).
+    preemption: "recompute", "swap", or "auto", whichever is cheaper by what was measured. speculation: a
+    Drafter (see `speculation`). overlap: launch each step before what the one before drew is known, so that a
+    GPU does not wait for Python; outputs come one step later. Raises ConfigError and OutOfMemory.
     """
 
     def __init__(
@@ -75,3 +75,9 @@ class LLMEngine(EngineCore):
             overlap=overlap,
             most_events=EVENTS,
         )
+
+    def warm_up(self) -> None:
+        """Record the decode steps of every batch size now, on a GPU, rather than when each first occurs."""
+        assert isinstance(self.runner, ModelRunner)
+        if self.runner.graphs is not None:
+            self.runner.graphs.warm_up()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from labcore.generation.answer import Answer
+from labcore.generation.sampling import SamplingParams
 from labcore.serving.requests import FinishReason, Request
 
 PENDING = -1  # stands for a token that a step under way draws
@@ -44,6 +46,11 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+
+    @cached_property
+    def sampling(self) -> SamplingParams:
+        """How its tokens are drawn; its seed is in its stream, so that others may share the rest."""
+        return replace(self.request.sampling, seed=0)
 
     @property
     def id(self) -> str:

@@ -10,7 +10,7 @@ from labcore.serving.sequence import Plan, Sequence
 Preemption = Literal["auto", "recompute", "swap"]
 HOST_BYTES = 1 << 30  # most that lies aside at once
 LINK = 5e9  # bytes a second from and to the host, until a faster estimate is handed in
-LEAST_TOKENS = 32  # of a step that tells what computing a token costs
+LEAST_TOKENS = 32  # of prompts in a step that tells what computing a token costs
 
 
 class SwapChoice:
@@ -48,7 +48,8 @@ class SwapChoice:
         for sequence in plan.admitted:
             self.aside.pop(sequence.id, None)
         tokens = sum(row.new for row in plan.rows)
-        if tokens >= LEAST_TOKENS:
+        prompts = sum(row.new for row in plan.rows if row.new > 1)
+        if prompts >= max(LEAST_TOKENS, tokens / 2):  # a step of single tokens waits for other things
             each = seconds / tokens
             known = self.seconds_per_token
             self.seconds_per_token = each if known is None else 0.8 * known + 0.2 * each

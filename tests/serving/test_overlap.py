@@ -145,6 +145,18 @@ def test_graphs_give_the_same_answers(pretended: list[int], overlap: bool) -> No
     check(engine)
 
 
+def test_a_warm_engine_records_nothing_more(pretended: list[int]) -> None:
+    engine = graphed(LLMEngine(MODEL, max_num_seqs=12, num_blocks=60), MODEL)
+    engine.warm_up()
+    assert pretended == [16, 8, 4, 2, 1], "the largest graph's memory has room for the others"
+    some = [request(f"r{i}", prompt(3 + i, i), 4 + i) for i in range(12)]
+    for one in some:
+        engine.add(one)
+    heard = drain(engine)
+    assert len(pretended) == 5
+    assert all(heard[one.id].tokens == alone(MODEL, one).tokens for one in some)
+
+
 def test_rows_of_no_length_write_nothing(pretended: list[int]) -> None:
     """Three rows in a bucket of four: the fourth must not touch the pool."""
     engine = graphed(LLMEngine(MODEL, max_num_seqs=4, num_blocks=12, prefix_caching=False), MODEL)

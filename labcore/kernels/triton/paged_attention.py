@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 64  # positions read at once
+TILE = 128  # positions read at once
 MIN_SHARE = 256  # positions of a share, at least
 PROGRAMS_PER_SM = 4
 WARPS, STAGES = 4, 3
