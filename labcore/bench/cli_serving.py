@@ -61,7 +61,8 @@ def table(data: dict[str, Any]) -> Table:
         title=f"{result['model']} {result['dtype']} on {machine['name']}, {machine['threads']} threads: "
         f"{result['requests']} requests, {result['batch']} at once, median of {result['repeats']} runs",
         caption="time: over our continuous batching's. scheduling: median share of a step beside the model. "
-        "roofline: share of the time that the steps would take at the measured roofs.",
+        "roofline: share of it that the steps would take if each only read its weights and cache at "
+        f"{result['bandwidth'] / 1e9:,.0f} GB/s or only multiplied at {result['flops'] / 1e12:,.1f} TFLOP/s.",
     )
     for name in ("workload", "engine", "s", "IQR s", "output tok/s", "time", "scheduling", "roofline"):
         shown.add_column(name, justify="left" if name in ("workload", "engine") else "right")

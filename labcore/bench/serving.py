@@ -9,25 +9,25 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
 
 import labcore
 from labcore.bench import llama_server
+from labcore.bench.ceiling import Ceiling
 from labcore.bench.interleave import Samples, interleave
 from labcore.bench.peers import as_transformers
 from labcore.errors import LabError
 from labcore.model import Model
-from labcore.perf import machine_from_roofs, roofs
+from labcore.perf import roofs
 from labcore.perf.costs import kv_bytes_per_token
 from labcore.perf.machine import available_memory
 from labcore.serving import LLMEngine, Static
 from labcore.serving.events import StepEvent
 from labcore.serving.offline import requests_of
-from labcore.serving.simulated.costs import MEMORY_SHARE, Numbers, Part, RooflineCost
+from labcore.serving.simulated.costs import MEMORY_SHARE
 from labcore.serving.workload import Workload, make_workload
 
 PEERS = ("transformers", "llama.cpp")
@@ -56,7 +56,7 @@ class Served(NamedTuple):
 @dataclass(frozen=True)
 class Row:
     """One contestant on one workload: medians of whole runs. over: its time over continuous batching's.
-    roofline: share of its time that its steps would take at the measured roofs."""
+    roofline: share of its time that its steps would take at least, by `Ceiling`."""
 
     workload: str
     engine: str
@@ -96,9 +96,7 @@ def bench_serving(
     model = labcore.load(source, device=device, dtype=dtype)
     budget = token_budget or (GPU_BUDGET if model.device.type == "cuda" else CPU_BUDGET)
     progress("measuring the roofs")
-    # At the best rates: what products of few rows reach is for the engine to answer for.
-    machine = replace(machine_from_roofs(roofs(model.device), available_memory(model.device)), by_rows={})
-    ideal = RooflineCost(model.config, machine, Numbers(str(model.dtype).removeprefix("torch.")))
+    ceiling = Ceiling(model.config, roofs(model.device), str(model.dtype).removeprefix("torch."))
     rows: list[Row] = []
     for name in workloads:
         prompt, output = WORKLOADS[name]
@@ -111,13 +109,15 @@ def bench_serving(
             progress(name)
             samples = interleave(contestants, repeats=repeats, progress=progress)
         base = samples[OURS].median(_seconds)
-        rows += [_row(name, engine, found, base, ideal) for engine, found in samples.items()]
+        rows += [_row(name, engine, found, base, ceiling) for engine, found in samples.items()]
     return {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
         "requests": requests,
         "batch": batch,
         "token_budget": budget,
+        "bandwidth": ceiling.bandwidth,
+        "flops": ceiling.flops,
         "repeats": repeats,
         "seed": seed,
         "workloads": {name: WORKLOADS[name] for name in workloads},
@@ -125,7 +125,7 @@ def bench_serving(
     }
 
 
-def _row(workload: str, engine: str, found: Samples[Served], base: float, ideal: RooflineCost) -> Row:
+def _row(workload: str, engine: str, found: Samples[Served], base: float, ceiling: Ceiling) -> Row:
     first, seconds = found.results[0], found.median(_seconds)
     shares = [one.scheduling for one in found.results if one.scheduling is not None]
     return Row(
@@ -137,13 +137,8 @@ def _row(workload: str, engine: str, found: Samples[Served], base: float, ideal:
         tokens_per_s=first.output_tokens / seconds,
         over=seconds / base,
         scheduling=statistics.median(shares) if shares else None,
-        roofline=sum(map(partial(_at_roofs, ideal), first.events)) / seconds if first.events else None,
+        roofline=sum(map(ceiling.seconds, first.events)) / seconds if first.events else None,
     )
-
-
-def _at_roofs(ideal: RooflineCost, event: StepEvent) -> float:
-    """Seconds that a step would take at the roofs."""
-    return ideal.seconds([Part(row.start, row.new, row.drawn > 0) for row in event.rows])
 
 
 def _seconds(one: Served) -> float:

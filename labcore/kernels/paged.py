@@ -77,24 +77,23 @@ class Chunks:
             tiles = tiles_of(list(starts), list(lengths), queries_of(heads, kv_heads))
             self._tiles = tiles.to(block_tables.device)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, pool: Tensor) -> Tensor:
-        """q (1, h, N, d), k and v (1, h_kv, N, d) of all chunks, which the pool holds -> (1, h, N, d).
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pool: Tensor, out: Tensor) -> None:
+        """q (1, h, N, d), k and v (1, h_kv, N, d) of all chunks, which the pool holds; out: the shape of q.
 
         One launch on a GPU; elsewhere chunk by chunk, over copies of its blocks where it has a history.
         """
         if self._tiles is not None:
             from labcore.kernels.triton.paged_chunks import paged_chunks as on_gpu
 
-            mixed: Tensor = on_gpu(q, pool, self.tables, self._tiles)
-            return mixed
-        parts, end = [], 0
+            on_gpu(q, pool, self.tables, self._tiles, out)
+            return
+        end = 0
         for row, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
             here, end = slice(end, end + length), end + length
             keys, values = k[:, :, here], v[:, :, here]
             if start:
                 keys, values = gather_blocks(pool, self.tables[row : row + 1], start + length)
-            parts.append(attention(q[:, :, here], keys, values, causal=True))
-        return torch.cat(parts, dim=2)
+            out[:, :, here] = attention(q[:, :, here], keys, values, causal=True)
 
 
 def _gathered(q: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tensor, longest: int) -> Tensor:

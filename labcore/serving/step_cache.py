@@ -76,13 +76,15 @@ class StepCache:
         if self.batched:
             return self._decode(layer, pool, q, k, v, self._slots[:, None])
         at = self.singles
+        # Heads beside each other, as the projection behind it takes them.
+        out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         kernels.write_blocks(pool, k[:, :, at:], v[:, :, at:], self._slots[None, at:])
-        mixed = self._chunks.attend(q[:, :, at:], k[:, :, at:], v[:, :, at:], pool)
-        if not at:
-            return mixed
-        one, keys, values = (_as_batch(part[:, :, :at]) for part in (q, k, v))
-        single = self._decode(layer, pool, one, keys, values, self._slots[:at, None])
-        return torch.cat([single.permute(2, 1, 0, 3), mixed], dim=2)
+        self._chunks.attend(q[:, :, at:], k[:, :, at:], v[:, :, at:], pool, out[:, :, at:])
+        if at:
+            one, keys, values = (_as_batch(part[:, :, :at]) for part in (q, k, v))
+            single = self._decode(layer, pool, one, keys, values, self._slots[:at, None])
+            out[:, :, :at] = single.permute(2, 1, 0, 3)
+        return out
 
     def _decode(self, layer: int, pool: Tensor, q: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> Tensor:
         tables, lens = self._tables[: self.singles], self._lens[: self.singles]

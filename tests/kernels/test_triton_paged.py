@@ -97,7 +97,8 @@ def check_chunks(case: tuple[int, int, int, int, list[tuple[int, int]]], device:
     q = torch.randn(1, total, heads + 2 * kv_heads, size).to(device, dtype).transpose(1, 2)[:, :heads]
     starts, lengths = [start for start, _ in chunks], [length for _, length in chunks]
     tiles = module.tiles_of(starts, lengths, module.queries_of(heads, kv_heads)).to(device)
-    found = module.paged_chunks(q, pool, tables, tiles)
+    found = torch.full_like(q, torch.nan)
+    module.paged_chunks(q, pool, tables, tiles, found)
     at = 0
     for row, (start, length) in enumerate(chunks):
         k, v = kernels.gather_blocks(pool, tables[row : row + 1], start + length)

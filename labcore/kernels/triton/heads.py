@@ -9,22 +9,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# One program takes all heads of a position: with one for each, starting programs would take most of the time.
+
 
 @triton.jit
 def _rope(
-    x, cos, sin, out, n, heads, x_row, x_head, x_step, angle_row, HALF: tl.constexpr, HALF_PAD: tl.constexpr
+    x, cos, sin, out, n, heads, x_row, x_head, x_step, angle_row,
+    HEADS_PAD: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
 ):  # fmt: skip
-    item, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    row, step, pair = item // n, item % n, tl.arange(0, HALF_PAD)
-    inside = pair < HALF
-    x_at = x + row * x_row + head * x_head + step * x_step + pair
+    item = tl.program_id(0).to(tl.int64)
+    row, step = item // n, item % n
+    pair, head = tl.arange(0, HALF_PAD), tl.arange(0, HEADS_PAD)[:, None]
+    inside = (pair < HALF)[None, :] & (head < heads)
+    x_at = x + row * x_row + head * x_head + step * x_step + pair[None, :]
     first = tl.load(x_at, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(x_at + HALF, mask=inside, other=0.0).to(tl.float32)
     # The second half of each: there the sine carries no minus sign.
     angle = row * angle_row + step * 2 * HALF + HALF + pair
-    turned_cos = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
-    turned_sin = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
-    out_at = out + (item * heads + head) * 2 * HALF + pair
+    turned_cos = tl.load(cos + angle, mask=pair < HALF, other=0.0).to(tl.float32)[None, :]
+    turned_sin = tl.load(sin + angle, mask=pair < HALF, other=0.0).to(tl.float32)[None, :]
+    out_at = out + (item * heads + head) * 2 * HALF + pair[None, :]
     dtype = out.dtype.element_ty
     tl.store(out_at, (first * turned_cos - second * turned_sin).to(dtype), mask=inside)
     tl.store(out_at + HALF, (second * turned_cos + first * turned_sin).to(dtype), mask=inside)
@@ -33,19 +37,20 @@ def _rope(
 @triton.jit
 def _norm(
     x, q_weight, k_weight, out, n, heads, q_heads, eps, x_row, x_head, x_step,
-    SIZE: tl.constexpr, SIZE_PAD: tl.constexpr,
+    HEADS_PAD: tl.constexpr, SIZE: tl.constexpr, SIZE_PAD: tl.constexpr,
 ):  # fmt: skip
-    item, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    row, step, sizes = item // n, item % n, tl.arange(0, SIZE_PAD)
-    inside = sizes < SIZE
-    found = tl.load(x + row * x_row + head * x_head + step * x_step + sizes, mask=inside, other=0.0)
-    wide = found.to(tl.float32)
-    scale = tl.rsqrt(tl.sum(wide * wide, 0) / SIZE + eps)
-    is_query = sizes * 0 + head < q_heads
-    of_query = tl.load(q_weight + sizes, mask=inside & is_query, other=0.0)
-    of_key = tl.load(k_weight + sizes, mask=inside & ~is_query, other=0.0)
-    made = wide * scale * (of_query + of_key).to(tl.float32)
-    tl.store(out + (item * heads + head) * SIZE + sizes, made.to(out.dtype.element_ty), mask=inside)
+    item = tl.program_id(0).to(tl.int64)
+    row, step = item // n, item % n
+    sizes, head = tl.arange(0, SIZE_PAD), tl.arange(0, HEADS_PAD)[:, None]
+    inside = (sizes < SIZE)[None, :] & (head < heads)
+    at = x + row * x_row + head * x_head + step * x_step + sizes[None, :]
+    wide = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(wide * wide, 1) / SIZE + eps)[:, None]
+    of_query = tl.load(q_weight + sizes, mask=sizes < SIZE, other=0.0).to(tl.float32)[None, :]
+    of_key = tl.load(k_weight + sizes, mask=sizes < SIZE, other=0.0).to(tl.float32)[None, :]
+    made = wide * scale * tl.where(head < q_heads, of_query, of_key)
+    out_at = out + (item * heads + head) * SIZE + sizes[None, :]
+    tl.store(out_at, made.to(out.dtype.element_ty), mask=inside)
 
 
 def _like(x: Tensor) -> Tensor:
@@ -59,9 +64,9 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     batch, heads, n, size = x.shape
     out, half = _like(x), size // 2
     angle_row = 0 if cos.shape[0] == 1 else n * size
-    _rope[(batch * n, heads)](
+    _rope[(batch * n,)](
         x, cos, sin, out, n, heads, *x.stride()[:3], angle_row,
-        HALF=half, HALF_PAD=triton.next_power_of_2(half), num_warps=1,
+        HEADS_PAD=triton.next_power_of_2(heads), HALF=half, HALF_PAD=triton.next_power_of_2(half),
     )  # fmt: skip
     return out
 
@@ -70,8 +75,8 @@ def norm_heads(x: Tensor, q_weight: Tensor, k_weight: Tensor, q_heads: int, eps:
     """As `kernels.norm_heads`: x (B, heads, n, d), the first q_heads of them queries; in fp32."""
     batch, heads, n, size = x.shape
     out = _like(x)
-    _norm[(batch * n, heads)](
+    _norm[(batch * n,)](
         x, q_weight, k_weight, out, n, heads, q_heads, eps, *x.stride()[:3],
-        SIZE=size, SIZE_PAD=triton.next_power_of_2(size), num_warps=1,
+        HEADS_PAD=triton.next_power_of_2(heads), SIZE=size, SIZE_PAD=triton.next_power_of_2(size),
     )  # fmt: skip
     return out

@@ -74,16 +74,14 @@ def queries_of(heads: int, kv_heads: int) -> int:
     return max(1, ROWS // triton.next_power_of_2(heads // kv_heads))
 
 
-def paged_chunks(q: Tensor, pool: Tensor, block_tables: Tensor, tiles: Tensor) -> Tensor:
-    """As `kernels.Chunks.attend`. q: (1, h, N, d), tiles: as `tiles_of` makes them, on the GPU."""
-    _, heads, steps, size = q.shape
+def paged_chunks(q: Tensor, pool: Tensor, block_tables: Tensor, tiles: Tensor, out: Tensor) -> None:
+    """As `kernels.Chunks.attend`. q, out: (1, h, N, d), tiles: as `tiles_of` makes them, on the GPU."""
+    _, heads, _, size = q.shape
     kv_heads, block = pool.shape[1], pool.shape[3]
     group = heads // kv_heads
-    out = torch.empty(1, steps, heads, size, device=q.device, dtype=q.dtype).transpose(1, 2)
     _attend[(tiles.shape[0], kv_heads)](
         q, pool, block_tables, tiles, out, size**-0.5, *q.stride()[1:3], *out.stride()[1:3],
         *pool.stride()[:4], block_tables.stride(0),
         GROUP=group, GROUP_PAD=triton.next_power_of_2(group), QUERIES=queries_of(heads, kv_heads), SIZE=size,
         SIZE_PAD=max(16, triton.next_power_of_2(size)), BLOCK=block, TILE=TILE, num_warps=8,
     )  # fmt: skip
-    return out
