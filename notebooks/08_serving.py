@@ -155,8 +155,9 @@ lab.rate_explorer(sweep)
 lab.finding(sweep.finding())
 
 # %% [markdown]
-# Throughput bends over and stays up; goodput turns round and falls. A server that is too busy works as hard
-# as ever, for people who have given up.
+# Hold the right ends of the first two pictures against each other. A server past its knee works as hard as
+# ever; it does so for people who have stopped waiting. That is why the rate to know is not the one it
+# survives but the one at which it still keeps its word.
 #
 # **Exercise 08.5** · ★☆☆ · importance ●●● · 4 min. Goodput from `records`, a list of (TTFT, TPOT) pairs,
 # under two promises, over a run of so many seconds.
@@ -303,7 +304,8 @@ lab.text_table(lab.concurrent_rows())
 
 # %%
 preempted = lab.preemption_story(model, seed=SEED)
-lab.show(lab.gantt_figure(preempted.runs["recompute"]), preempted.finding(), preempted.rows())
+chart = lab.gantt_figure(preempted.runs["recompute"], "Four requests that grow, on too few blocks")
+lab.show(chart, preempted.finding(), preempted.rows())
 
 # %%
 lab.serving_blocks(preempted.runs["recompute"])
@@ -371,20 +373,21 @@ crowd_guess = lab.predict(
 )
 
 # %% [markdown]
-# **Run.** Each move of the slider loads the server for four seconds at that rate, for real. Above you see
-# what its own `/metrics` say while it runs; below, what users felt, and every load so far. Find the rate at
-# which it breaks.
+# **Run.** Two loads, drawn while they run from what the server says of itself under `/metrics`.
 
 # %%
 served = patient.summary.requests_per_s
-rates = [share * served for share in (0.5, 0.65, 0.8, 0.9, 1.0, 1.2, 1.5)]
-board = lab.dashboard(server, rates, slo=sweep.slo, **LENGTHS)
+calm = lab.watch_load(server, 0.5 * served, slo=sweep.slo, **LENGTHS)
+crowd = lab.watch_load(server, 1.5 * served, slo=sweep.slo, **LENGTHS)
+lab.score("08.3", measured=crowd.summary.ttft.p50 / calm.summary.ttft.p50)
+
+# %% [markdown]
+# **See.** Every move of the slider is another load on the real server, four seconds long. Find the rate at
+# which it breaks.
 
 # %%
-crowd = lab.load_url(server.url, rates[-1], slo=sweep.slo, vocab_size=model.config.vocab_size, **LENGTHS)
-calm = board.runs[rates[0]]
-lab.score("08.3", measured=crowd.summary.ttft.p50 / calm.summary.ttft.p50)
-lab.finding(crowd.finding(), [calm.row(), crowd.row()])
+rates = [share * served for share in (0.65, 0.8, 0.9, 1.0, 1.2)]
+board = lab.dashboard(server, rates, runs=[calm, crowd], slo=sweep.slo, **LENGTHS)
 
 # %% [markdown]
 # **Explain.** Below the knee another request costs the others next to nothing; above it every request makes
@@ -469,10 +472,9 @@ fleets = lab.compare_fleets(fitted.cost, model.config, session.machine, n=sessio
 lab.show(lab.rate_figure(fleets), lab.fleets_finding(fleets), fleets.rows())
 
 # %%
-middle = fleets.rates[1]
+rate = fleets.rates[1]
 lab.show(
-    lab.percentiles_figure(fleets.runs[middle]),
-    f"At {middle:.0f} requests/s, what users wait for in each fleet.",
+    lab.percentiles_figure(fleets.runs[rate]), lab.even_finding(fleets, rate), lab.fleet_rows(fleets, rate)
 )
 
 # %% [markdown]

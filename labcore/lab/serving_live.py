@@ -158,6 +158,7 @@ async def _load(client: Client, workload: Workload, samples: list[Sample]) -> li
     ended: list[RequestRecord] = []
     async with client, _standing(client.url) as standing:
         await client.prepare()
+        client.require_room(workload)
         begin = time.perf_counter()
 
         def clock() -> float:

@@ -111,9 +111,21 @@ class Notebook:
             before = now
             self.page.wait_for_timeout(250)
 
-    def move(self, slider: Locator) -> None:
-        """One step with the keyboard: to the right, or to the left where the slider stands at its end."""
+    def move(self, slider: Locator, by: int = 1) -> None:
+        """One step with the keyboard: right (by=-1: left), or back where it stands at an end."""
         slider.scroll_into_view_if_needed()
         slider.focus()
-        at_end = slider.get_attribute("aria-valuenow") == slider.get_attribute("aria-valuemax")
-        self.page.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
+        end = slider.get_attribute("aria-valuemax" if by > 0 else "aria-valuemin")
+        at_end = slider.get_attribute("aria-valuenow") == end
+        self.page.keyboard.press("ArrowLeft" if at_end == (by > 0) else "ArrowRight")
+
+    def execute(self, code: str) -> None:
+        """Run code in the notebook's kernel, beside its cells."""
+        reply = self.page.evaluate(
+            """async code => {
+                const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+                return (await kernel.requestExecute({code}).done).content;
+            }""",
+            code,
+        )
+        assert reply["status"] == "ok", reply

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,3 +120,34 @@ def test_methods_are_tabs_and_the_microscope_answers(opened: Opened, root: Path)
     assert notebook.changes(cell, lambda: format_.select_option("int3"))
     _keep(notebook, cell, root, "lesson-07-microscope")
     assert notebook.problems == []
+
+
+def test_policies_are_tabs_and_the_block_map_steps(opened: Opened) -> None:
+    notebook = opened("08")
+    button = notebook.page.locator(".labcore-policy button", has_text="continuous").first
+    cell = notebook.cell_of(button)
+    assert notebook.changes(cell, button.click)
+    following = notebook.button("Next")
+    assert notebook.changes(notebook.cell_of(following), following.click)
+    assert notebook.problems == []
+
+
+def test_a_rate_is_a_load_on_the_real_server(opened: Opened, root: Path) -> None:
+    """The server listens while the slider moves, answers each load, and is gone when it is told to stop."""
+    notebook = opened("08")
+    notebook.execute("server.start()")
+    slider = notebook.slider("Rate (requests/s)")
+    cell = notebook.cell_of(slider)
+    for _ in range(4):
+        assert notebook.changes(cell, lambda: notebook.move(slider, by=-1))
+    (port,) = set(re.findall(r"requests at [^:]*to http://127\.0\.0\.1:(\d+)", notebook.seen(cell)))
+    assert _listens(int(port))
+    _keep(notebook, cell, root, "lesson-08-dashboard")
+    notebook.execute("server.stop()")
+    assert not _listens(int(port))
+    assert notebook.problems == []
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

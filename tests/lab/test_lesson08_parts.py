@@ -19,6 +19,7 @@ from labcore.lab import (
 )
 from labcore.lab.figures import serving as figures
 from labcore.lab.figures import serving_blocks as block_figures
+from labcore.lab.figures import serving_gains as gains
 from labcore.lab.serving_runs import PolicyRun
 from labcore.lab.widgets import serving as widgets
 from labcore.serving import LLMEngine
@@ -240,7 +241,9 @@ def test_explorers_show_every_setting(
     ranges = {widgets.gantt_view(run, 2.0).figure.layout.xaxis.range for run in runs.values()}
     assert len(ranges) == 1
     maps = widgets.make_blocks(story.runs["swap"])
-    assert maps.settings == {"change": 0}
+    fullest = max(holding.used for holding in serving_spans.holdings(story.runs["swap"].events))
+    changes = serving_spans.turning_points(serving_spans.holdings(story.runs["swap"].events))
+    assert changes[maps.settings["change"]].used == fullest
     for holding in serving_spans.holdings(story.runs["swap"].events):
         view = widgets.blocks_view(holding)
         assert f"Step {holding.step}" in view.finding
@@ -252,3 +255,39 @@ def test_explorers_show_every_setting(
         assert [row["policy"] for row in view.rows] == ["static", "continuous"]
     for explorer in (policies, maps, rates):
         explorer.draw()
+
+
+def test_the_queue_is_told_in_numbers(runs: dict[str, PolicyRun]) -> None:
+    rows = {row["policy"]: row for row in serving_spans.queue_rows(runs)}
+    for name, run in runs.items():
+        points = serving_spans.queue_over_time(run)
+        assert rows[name]["longest queue"] == max(count for _, count in points)
+        area = sum(
+            count * (later - at) for (at, count), (later, _) in zip(points, points[1:], strict=False)
+        )
+        assert rows[name]["in it, mean"] == pytest.approx(area / run.summary.duration_s)
+    assert f"continuous {rows['continuous']['longest queue']} " in serving_spans.queue_finding(runs)
+
+
+def test_gains_are_drawn_from_the_runs() -> None:
+    model = busy_model()
+    prefix = serving_reuse.prefix_gain(model, shared=64, own=5, output=4, n=3, watch=Ticking())
+    bars = gains.prefix_figure(prefix).data
+    assert [list(bar.y) for bar in bars] == [
+        pytest.approx([1e3 * ttft for ttft in run.ttft_s]) for run in (prefix.without, prefix.cached)
+    ]
+    guesses = serving_guesses.speculation_gain(model, model, output=21, guesses=4, watch=Ticking())
+    steps, cost, speed = (list(bar.y) for bar in gains.guesses_figure(guesses).data)
+    assert steps[1] == pytest.approx(84 / 20)
+    assert cost[1] == guesses.ways[1].step_cost(guesses.plain) > 0
+    assert speed == [row["times as fast"] for row in guesses.rows()[1:]]
+
+
+def test_a_rate_that_is_known_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_rates, "capacity", lambda *_, **__: pytest.fail("measured again"))
+    found = serving_rates.sweep_rates(
+        busy_model(), (1.0,), ("continuous",), carries=50.0, n=8, places=4, prompt=4, output=8,
+        watch=Ticking(),
+    )
+    assert found.rates == [50.0]
+    assert "continuous answered" in found.finding()

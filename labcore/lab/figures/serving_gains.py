@@ -22,6 +22,7 @@ def lengths_figure(found: LengthsRun) -> go.Figure:
         made.add_bar(
             x=kinds, y=[100 * runs[policy].utilisation for runs in found.runs.values()], name=policy,
             text=[f"{100 * runs[policy].utilisation:.0f} %" for runs in found.runs.values()],
+            textposition="outside",
             marker={"color": theme.COLORS[1 - index], "pattern": theme.hatch(theme.PATTERNS[index])},
         )  # fmt: skip
     made.add_scatter(
@@ -62,9 +63,11 @@ def guesses_figure(found: SpeculationGain) -> go.Figure:
     ):
         made.add_bar(
             x=names, y=values, name=name, text=[f"{significant(value)}×" for value in values],
+            textposition="outside",
             marker={"color": theme.COLORS[index], "pattern": theme.hatch(theme.PATTERNS[index])},
         )  # fmt: skip
-    made.add_hline(y=1, line={"color": theme.BLACK, "dash": "dash", "width": 1.5})
+    made.add_hline(y=1, line={"color": theme.BLACK, "dash": "dash", "width": 1.5}, layer="below")
+    made.update_traces(cliponaxis=False)
     return made
 
 
@@ -77,6 +80,8 @@ def plan_figure(plans: Sequence[Plan]) -> go.Figure:
         made.add_bar(
             x=[plan.gpu for plan in plans], y=[row[f"$/h, {name}"] or 0 for row in known], name=name,
             text=["no number is enough" if count is None else f"{count} GPUs" for count in counts],
+            textposition="outside",
             marker={"color": theme.COLORS[index], "pattern": theme.hatch(theme.PATTERNS[index])},
         )  # fmt: skip
+    made.update_traces(cliponaxis=False)
     return made

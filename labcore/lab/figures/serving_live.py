@@ -81,7 +81,7 @@ def live_figure(run: LiveRun, runs: Sequence[LiveRun] = ()) -> go.Figure:
     """One load: requests in the server over time, and each one's wait for its first token. Beside them all
     loads so far: what was answered, and what of it as promised, against the offered rate."""
     titles = ("in the server", "first token, by arrival", "all loads so far")
-    made = theme.figure(f"{significant(run.rate)} requests/s, over HTTP", height=390)
+    made = theme.figure(f"{significant(run.rate)} requests/s, over HTTP", height=410)
     made.set_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.09)
     _inside(made, run)
     _waits(made, run)
@@ -90,7 +90,8 @@ def live_figure(run: LiveRun, runs: Sequence[LiveRun] = ()) -> go.Figure:
         made.update_xaxes(title_text=text, rangemode="tozero", row=1, col=column)
     for column, text in enumerate(("requests", "TTFT (ms)", "requests/s"), 1):
         made.update_yaxes(title_text=text, rangemode="tozero", row=1, col=column)
-    made.update_layout(legend={"y": -0.28, "yanchor": "top"}, margin={"b": 110, "t": 84})
+    legend = {"y": -0.34, "yanchor": "top", "traceorder": "normal"}
+    made.update_layout(legend=legend, margin={"b": 110, "t": 84})
     return made
 
 
@@ -128,7 +129,8 @@ def _loads(made: go.Figure, run: LiveRun, runs: Sequence[LiveRun]) -> None:
     ):
         made.add_scatter(
             x=rates, y=values, name=name, mode="lines+markers", line={"color": color},
-            marker={"symbol": symbol, "size": [13 if one is run else 8 for one in runs]}, row=1, col=3,
+            marker={"symbol": symbol, "size": [13 if one is run else 8 for one in runs], "opacity": 1},
+            row=1, col=3,
         )  # fmt: skip
     made.add_scatter(
         x=[0, rates[-1]], y=[0, rates[-1]], mode="lines", name="all that is offered",

@@ -41,12 +41,12 @@ def serving_blocks(run: PolicyRun | Sequence[StepEvent]) -> None:
 
 
 def make_blocks(run: PolicyRun | Sequence[StepEvent]) -> Explorer:
-    """The explorer, not placed yet."""
+    """The explorer, not placed yet; it begins where most blocks are in use."""
     found = turning_points(holdings(events_and_arrivals(run)[0]))
     ids = list(dict.fromkeys(id for holding in found for id in holding.blocks))
-    return Explorer(
-        lambda change: blocks_view(found[change], ids), change=stepper("Change of the map", len(found))
-    )
+    fullest = max(range(len(found)), key=lambda at: found[at].used)
+    change = stepper("Change of the map", len(found), fullest)
+    return Explorer(lambda change: blocks_view(found[change], ids), change=change)
 
 
 def blocks_view(holding: Holding, ids: Sequence[str] | None = None) -> View:

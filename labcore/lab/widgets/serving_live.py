@@ -1,4 +1,4 @@
-"""Lesson 8's dashboard: a slider for the rate, a load on the real server at each move, its curves so far."""
+"""Lesson 8's dashboard: a load on the real server, drawn while it runs; a slider for its rate."""
 
 from __future__ import annotations
 
@@ -14,53 +14,85 @@ from labcore.lab.units import significant
 from labcore.lab.widgets.common import place, slider
 from labcore.serving.metrics import Slo
 
+SECONDS = 4.0
+
+
+def watch_load(
+    server: LiveServer,
+    rate: float,
+    *,
+    slo: Slo | None = None,
+    seconds: float = SECONDS,
+    board: Region | None = None,
+    **lengths: Any,
+) -> LiveRun:
+    """Load a server with `rate` requests/s, and show how it stands while that runs.
+
+    board: where to show it (default: here). A server that was stopped runs for as long as this does. lengths,
+    errors: as `load_url`.
+    """
+    place_ = board or Region()
+
+    def draw(samples: Sequence[Sample]) -> None:
+        if samples:
+            words = " · ".join(f"{name}: {value}" for name, value in counters(samples, rate))
+            place_.show(html_bundle(dashboard_html(samples, rate, seconds), words))
+
+    with server.at_work() as url:
+        vocabulary = server.model.config.vocab_size
+        run = load_url(
+            url, rate, seconds=seconds, slo=slo, vocab_size=vocabulary, on_sample=draw, **lengths
+        )
+    draw(run.samples)
+    return run
+
 
 class Dashboard:
-    """A server under load, as it happens. seconds: of each load; lengths: see `load_url`.
+    """A server under load, as it happens, and every load so far; a move of the slider is another one.
 
-    runs: the newest load at each rate.
+    runs: the newest load at each rate. settings: of `watch_load`.
     """
 
     def __init__(
-        self, server: LiveServer, rates: Sequence[float], *, slo: Slo, seconds: float = 4.0, **lengths: Any
+        self, server: LiveServer, rates: Sequence[float], *, runs: Sequence[LiveRun] = (), **settings: Any
     ) -> None:
-        self.server, self.slo, self.seconds, self.lengths = server, slo, seconds, lengths
-        self.runs: dict[float, LiveRun] = {}
-        self.rate = slider("Rate (requests/s)", list(rates), rates[0], show=significant)
+        self.server, self.settings = server, settings
+        self.runs = {run.rate: run for run in runs}
+        choices = sorted({*rates, *self.runs})
+        first = runs[-1].rate if runs else choices[0]
+        self.rate = slider("Rate (requests/s)", choices, first, show=significant)
         self.rate.box.add_class("labcore-rate")
-        self.rate.source.observe(lambda _: self.load(self.rate.value), names="value")
+        self.rate.source.observe(lambda _: self.load(), names="value")
         self._board, self._picture, self._words = Region(), Region(), Region()
 
     def show(self) -> None:
-        """Place the slider, and under it the first load."""
+        """Place the slider, and under it the newest load: one that has been, or else one now."""
         place(self.rate.box, "the rate")
-        self.load(self.rate.value)
+        self._board.show(html_bundle("", ""))
+        if self.runs:
+            self.draw(self.runs[self.rate.value])
+        else:
+            self.load()
 
-    def load(self, rate: float) -> None:
-        """Load the server now; what labcore refuses is shown as its sentence."""
+    def load(self) -> None:
+        """Load the server at the slider's rate; what labcore refuses is shown as its sentence."""
+        rate = self.rate.value
         try:
-            with self.server.at_work() as url:
-                run = load_url(
-                    url, rate, seconds=self.seconds, slo=self.slo, on_sample=lambda s: self._draw(s, rate),
-                    vocab_size=self.server.model.config.vocab_size, **self.lengths,
-                )  # fmt: skip
+            run = self.runs[rate] = watch_load(self.server, rate, board=self._board, **self.settings)
         except LabError as error:
             self._words.show(note_bundle(str(error), "bad"))
             return
-        self.runs[rate] = run
-        runs = list(self.runs.values())
-        self._draw(run.samples, rate)
+        self.draw(run)
+
+    def draw(self, run: LiveRun) -> None:
+        """One load, among all."""
+        runs = sorted(self.runs.values(), key=lambda one: one.rate)
         self._picture.show(figure_bundle(live_figure(run, runs)))
         self._words.show(finding_bundle(run.finding(), [one.row() for one in runs]))
 
-    def _draw(self, samples: Sequence[Sample], rate: float) -> None:
-        if samples:
-            words = " · ".join(f"{name}: {value}" for name, value in counters(samples, rate))
-            self._board.show(html_bundle(dashboard_html(samples, rate, self.seconds), words))
 
-
-def dashboard(server: LiveServer, rates: Sequence[float], *, slo: Slo, **settings: Any) -> Dashboard:
-    """Show one and run its first load. Settings as in `Dashboard`."""
-    made = Dashboard(server, rates, slo=slo, **settings)
+def dashboard(server: LiveServer, rates: Sequence[float], **settings: Any) -> Dashboard:
+    """Show one. Settings as in `Dashboard`."""
+    made = Dashboard(server, rates, **settings)
     made.show()
     return made
