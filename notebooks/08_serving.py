@@ -377,8 +377,8 @@ crowd_guess = lab.predict(
 
 # %%
 served = patient.summary.requests_per_s
-calm = lab.watch_load(server, 0.5 * served, slo=sweep.slo, **LENGTHS)
-crowd = lab.watch_load(server, 1.5 * served, slo=sweep.slo, **LENGTHS)
+calm = lab.watch_load(server, 0.5 * served, slo=patient.slo, **LENGTHS)
+crowd = lab.watch_load(server, 1.5 * served, slo=patient.slo, **LENGTHS)
 lab.score("08.3", measured=crowd.summary.ttft.p50 / calm.summary.ttft.p50)
 
 # %% [markdown]
@@ -387,7 +387,7 @@ lab.score("08.3", measured=crowd.summary.ttft.p50 / calm.summary.ttft.p50)
 
 # %%
 rates = [share * served for share in (0.65, 0.8, 0.9, 1.0, 1.2)]
-board = lab.dashboard(server, rates, runs=[calm, crowd], slo=sweep.slo, **LENGTHS)
+board = lab.dashboard(server, rates, runs=[calm, crowd], slo=patient.slo, **LENGTHS)
 
 # %% [markdown]
 # **Explain.** Below the knee another request costs the others next to nothing; above it every request makes

@@ -25,7 +25,7 @@ from labcore.lab.units import significant
 from labcore.model import Model
 from labcore.serving import LLMEngine
 from labcore.serving.load import Client, run_load
-from labcore.serving.metrics import Summary, summarize
+from labcore.serving.metrics import Slo, Summary, summarize
 from labcore.serving.server import Limits, create_app, serving
 
 GRACE_S = 1.0  # for answers that run when the server is stopped
@@ -117,6 +117,13 @@ class PatientUsers:
         """Of what the engine alone carries, what is left over HTTP."""
         return self.summary.requests_per_s / self.engine
 
+    @property
+    def slo(self) -> Slo:
+        """What a busy server here can promise: a first token within the time that one of these users waited
+        for a whole answer (Little's law), further ones at half of that speed."""
+        stay = self.users / self.summary.requests_per_s
+        return Slo(stay, 2 * stay * self.summary.completed / self.summary.output_tokens)
+
     def finding(self) -> str:
         """What is left, and where the rest goes."""
         found = self.summary
@@ -125,7 +132,9 @@ class PatientUsers:
             f"{significant(found.requests_per_s)} answers/s over HTTP. The engine alone carries "
             f"{significant(self.engine)}/s: {100 * self.share:.0f} % are left. Each of the "
             f"{found.output_tokens:,} tokens travelled as an event of its own, written by the server and "
-            "read by the client, and both take turns with the engine on this machine."
+            "read by the client, and both take turns with the engine on this machine. Promised from here on: "
+            f"a first token within {as_time(self.slo.ttft_s or 0.0)}, further ones within "
+            f"{as_time(self.slo.tpot_s or 0.0)}."
         )
 
 

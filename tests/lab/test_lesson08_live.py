@@ -101,6 +101,8 @@ def test_patient_users_are_held_against_the_engine(server: LiveServer) -> None:
     assert found.summary.concurrency_peak <= 2
     assert found.share == pytest.approx(found.summary.requests_per_s / 1000)
     assert "2 users, each of whom waits" in found.finding()
+    assert found.slo.ttft_s == pytest.approx(2 / found.summary.requests_per_s)
+    assert found.slo.tpot_s == pytest.approx(2 * found.slo.ttft_s * 6 / found.summary.output_tokens)
 
 
 # Loads
