@@ -114,9 +114,10 @@ lengths = lab.compare_lengths(model, n=session.pick(quick=32, full=96), seed=SEE
 lab.show(lab.lengths_figure(lengths), lengths.finding(), lengths.rows())
 
 # %% [markdown]
-# At equal lengths nothing is left of the advantage. A static batch lasts as long as the longest of its $B$
-# answers, which for exponential lengths is $H_B = 1 + 1/2 + \dots + 1/B$ times the mean: the share of use
-# is $1/H_B$, and it falls with the batch. In theory, and on 4,000 batches drawn here:
+# With everybody there from the start, equal lengths leave nothing of the advantage. A static batch lasts as
+# long as the longest of its $B$ answers, which for exponential lengths is $H_B = 1 + 1/2 + \dots + 1/B$
+# times the mean: the share of use is $1/H_B$, and it falls with the batch. In theory, and on 4,000 batches
+# drawn here:
 
 # %% tags=["keep_output", "nbval-check-output"]
 lab.text_table(lab.utilisation_rows([2, 6, 3, 4]))
@@ -172,8 +173,8 @@ def goodput(records, ttft, tpot, seconds):
 lab.check("08.5", goodput)
 
 # %% [markdown]
-# *Proved on this machine:* one rule at the door, nothing else, made the difference, and only where lengths
-# differ. *Not proved:* anybody's 23×; that compared two codebases.
+# *Proved on this machine:* one rule at the door made the difference, and what it gains in throughput is
+# gone at equal lengths. *Not proved:* anybody's 23×; that compared two codebases.
 
 # %% [markdown]
 # ## Part 2 · What else fits into a step
@@ -478,9 +479,9 @@ lab.show(
 )
 
 # %% [markdown]
-# Apart, nobody's tokens ever wait for anybody's prompt: look at the gaps. The price is that neither machine
-# can help the other out, and that shows in the first tokens. Which of the two wins is decided by what was
-# promised.
+# Apart, nobody's tokens wait for anybody's prompt, only the second one for the cache to arrive: look at the
+# gaps. The price is that neither machine can help the other out, and that shows in the first tokens. Which
+# of the two wins is decided by what was promised.
 #
 # **How many GPUs?** 50 requests a second about a text, prompts of 1,000 tokens and answers of 60, to a
 # model of 8 billion parameters; a first token within 1 s and further ones within 150 ms, kept for 90 %.
@@ -499,9 +500,9 @@ lab.show(lab.plan_figure(plans), lab.plan_finding(plans), [plan.row() for plan i
 lab.table(lab.beside_ours(lengths, sweep, stall, fleets))
 
 # %% [markdown]
-# *Proved on this machine:* guesses change speed and no token; the simulator agrees with the engine it was
-# fitted to. *Not proved:* the plan. It stands on data sheets and one factor; measure one GPU before you buy
-# ten.
+# *Proved on this machine:* guesses change the speed and no token; and how near the simulator comes to the
+# engine it was fitted to. *Not proved:* the plan. It stands on data sheets and one factor; measure one GPU
+# before you buy ten.
 #
 # ## What you take along
 #

@@ -82,14 +82,19 @@ class Fitted:
     def finding(self) -> str:
         """How far the simulator is off."""
         real, made = self.run.summary, self.simulated.summary
-        off = 100 * (made.duration_s / real.duration_s - 1)
-        stay = 100 * (made.e2e.p50 / real.e2e.p50 - 1) if made.e2e and real.e2e else math.nan
+        off = _off(made.duration_s, real.duration_s)
+        stay = _off(made.e2e.p50, real.e2e.p50) if made.e2e and real.e2e else "–"
         return (
             f"The same {real.requests} requests through the same scheduler, once with this model and once "
-            f"with four numbers fitted to its {len(self.run.events)} steps: simulated, the whole took "
-            f"{off:+.0f} % longer and the median answer {stay:+.0f} %. A step here takes "
-            f"{significant(self.missed)}× what the two roofs of this machine allow."
+            f"with four numbers fitted to its {len(self.run.events)} steps. Simulated, the whole took {off} "
+            f"time and the median answer {stay}. A step here takes {significant(self.missed)}× what the two "
+            "roofs of this machine allow."
         )
+
+
+def _off(simulated: float, measured: float) -> str:
+    share = 100 * (simulated / measured - 1)
+    return f"{abs(share):.0f} % {'more' if share >= 0 else 'less'}"
 
 
 def _told(found: Summary) -> dict[str, Any]:

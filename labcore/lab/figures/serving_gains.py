@@ -50,7 +50,7 @@ def prefix_figure(found: PrefixGain) -> go.Figure:
 
 
 def guesses_figure(found: SpeculationGain) -> go.Figure:
-    """Each way of guessing: fewer steps, longer steps, and what both make of the speed."""
+    """Each way of guessing: fewer steps, longer steps, and what both make of the speed; below 1× it hangs."""
     made = theme.figure("Guessing: fewer steps, longer steps", y="× without guesses", height=360)
     plain = found.plain
     names = [way.name for way in found.ways]
@@ -62,11 +62,13 @@ def guesses_figure(found: SpeculationGain) -> go.Figure:
         }.items()
     ):
         made.add_bar(
-            x=names, y=values, name=name, text=[f"{significant(value)}×" for value in values],
-            textposition="outside",
+            x=names, y=[value - 1 for value in values], base=1, name=name,
+            text=[f"{significant(value)}×" for value in values], textposition="outside",
             marker={"color": theme.COLORS[index], "pattern": theme.hatch(theme.PATTERNS[index])},
         )  # fmt: skip
-    made.add_hline(y=1, line={"color": theme.BLACK, "dash": "dash", "width": 1.5}, layer="below")
+    made.add_hline(y=1, line={"color": theme.BLACK, "width": 1})
+    longest = max(max(bar.y) for bar in made.data)
+    made.update_yaxes(range=[-0.12 * longest, 1.14 * longest + 1])
     made.update_traces(cliponaxis=False)
     return made
 
@@ -79,7 +81,10 @@ def plan_figure(plans: Sequence[Plan]) -> go.Figure:
         counts = [row[f"GPUs, {name}"] for row in known]
         made.add_bar(
             x=[plan.gpu for plan in plans], y=[row[f"$/h, {name}"] or 0 for row in known], name=name,
-            text=["no number is enough" if count is None else f"{count} GPUs" for count in counts],
+            text=[
+                "no number is enough" if count is None else f"{count} GPU{'s' * (count > 1)}"
+                for count in counts
+            ],
             textposition="outside",
             marker={"color": theme.COLORS[index], "pattern": theme.hatch(theme.PATTERNS[index])},
         )  # fmt: skip
