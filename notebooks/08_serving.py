@@ -251,7 +251,7 @@ def _continue_running(self: Scheduler, plan: Plan, budget: int) -> int:
     # Those who only keep their places take what budget is left: else they would keep others from ending.
     order = sorted(self.running, key=lambda one: (one.lingers, not one.decoding, one.turn))
     for sequence in order:
-        if sequence not in self.running or budget < sequence.pending:
+        if sequence not in self.running or sequence.full or budget < sequence.pending:
             continue
         if sequence.drafted:
             self._cut_guesses(sequence, budget)

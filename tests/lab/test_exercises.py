@@ -18,7 +18,7 @@ from labcore.lab.exercises.checking import agree
 from labcore.lab.hunts.registry import same_code
 from labcore.lab.session import Session
 
-LESSONS = ("01", "02", "03", "04", "05", "06", "07")
+LESSONS = ("01", "02", "03", "04", "05", "06", "07", "08")
 ALL = [task for lesson in LESSONS for task in exercises.of_lesson(lesson)]
 HUNTS = [bug for lesson in LESSONS for bug in hunts.of_lesson(lesson)]
 CASES = [(3, 4), (5, 7)]
