@@ -24,6 +24,7 @@ from labcore.generation.sampling import SamplingParams
 from labcore.generation.stopping import Stopping
 from labcore.model import Model
 from labcore.model.transformer import Transformer
+from tests.generation.pretended import Pretended
 
 PROMPT = "once upon a time"
 BATCH = ["a", "what is it?", PROMPT]
@@ -277,19 +278,11 @@ def test_what_generate_cannot_combine_is_refused(model: Model) -> None:
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Graphs without a GPU: a replay fills its own output again. Lists the recordings made."""
-    made: list[int] = []
-
-    def capture(
-        run: Callable[[], Tensor], device: torch.device, pool: Any = None
-    ) -> tuple[Callable[[], Any], Tensor, None]:
-        logits = run()
-        made.append(len(made))
-        return lambda: logits.copy_(run()), logits, None
-
+    capture = Pretended()
     monkeypatch.setattr(cuda_graph, "capture", capture)
     monkeypatch.setattr(steps, "_has_graphs", lambda device: True)
     cuda_graph._recorded.clear()
-    return made
+    return capture.made
 
 
 def test_graph_answers_are_the_eager_answers(long: Model, pretended: list[int]) -> None:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from labcore import kernels
 from labcore.kernels import native, reference
 from labcore.kernels.native import elementwise
+from tests.kernels.interpreter import interpreted, needs_triton, without_gpu
 
 needs_native = pytest.mark.skipif(not native.available(), reason="no C compiler here")
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
 SHAPES = [(1, 2), (3, 5, 34), (2, 2050), (7, 6000)]
 
 
@@ -55,15 +48,13 @@ def check_triton(device: str, dtype: torch.dtype, limit: float) -> None:
 
 
 @needs_triton
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernel runs on the GPU itself")
+@without_gpu
 def test_triton_in_the_interpreter() -> None:
     code = (
         "import torch; from tests.kernels import test_swiglu as t\n"
         "t.check_triton('cpu', torch.float32, 1e-5); t.check_triton('cpu', torch.float16, 2e-3); print('ok')"
     )
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "ok", done.stderr[-3000:]
+    assert interpreted(code) == "ok"
 
 
 @pytest.mark.gpu

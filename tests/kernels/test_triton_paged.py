@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 from types import ModuleType
 
 import pytest
@@ -13,10 +9,7 @@ import torch
 
 from labcore import kernels
 from labcore.kernels import reference
-
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
+from tests.kernels.interpreter import interpreted, needs_triton, without_gpu
 
 # heads, KV heads, head size, block size, lengths: MHA, GQA, MQA, odd sizes, block borders, an empty row
 CASES = [
@@ -108,10 +101,9 @@ def check_chunks(case: tuple[int, int, int, int, list[tuple[int, int]]], device:
 
 
 @needs_triton
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernel runs on the GPU itself")
+@without_gpu
 def test_in_the_interpreter() -> None:
     """In a process of its own, because Triton decides when it is imported whether it interprets."""
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
     code = (
         "import torch; from tests.kernels import test_triton_paged as t\n"
         "for case in t.CASES:\n"
@@ -121,9 +113,7 @@ def test_in_the_interpreter() -> None:
         "    t.check_chunks(case, 'cpu', 2e-5)\n"
         "print('checked', len(t.CASES))"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["checked", str(len(CASES))]
+    assert interpreted(code).split() == ["checked", str(len(CASES))]
 
 
 @pytest.mark.gpu

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from labcore.quant.formats import Format, quantize_tensor
+from tests.kernels.interpreter import interpreted, needs_triton, without_gpu
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
 CASES = [
     (40, 96, Format("int8")),
     (33, 576, Format("int8", "group", 64)),
@@ -41,15 +34,13 @@ def check(device: str, dtype: torch.dtype, limit: float) -> None:
 
 
 @needs_triton
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernels run on the GPU itself")
+@without_gpu
 def test_in_the_interpreter() -> None:
     code = (
         "import torch; from tests.kernels import test_weight_only as t\n"
         "t.check('cpu', torch.float32, 1e-5); t.check('cpu', torch.float16, 5e-3); print('ok')"
     )
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "ok", done.stderr[-3000:]
+    assert interpreted(code) == "ok"
 
 
 @needs_triton

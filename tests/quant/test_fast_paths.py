@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import os
-import subprocess
-import sys
 from functools import partial
 from typing import Any
 
@@ -24,11 +20,9 @@ from labcore.quant.fast_paths import signed, stored
 from labcore.quant.formats import Format, quantize_tensor
 from labcore.quant.linear import QuantLinear
 from labcore.quant.outliers import split
+from tests.kernels.interpreter import interpreted, needs_triton, without_gpu
 
 CUDA = torch.device("cuda")
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
 ROWS, COLUMNS = 48, 64
 
 
@@ -232,15 +226,13 @@ def check_triton(device: str, dtype: torch.dtype, limit: float) -> None:
 
 
 @needs_triton
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernels run on the GPU itself")
+@without_gpu
 def test_triton_in_the_interpreter() -> None:
     code = (
         "import torch; from tests.quant import test_fast_paths as t\n"
         "t.check_triton('cpu', torch.float32, 1e-5); t.check_triton('cpu', torch.float16, 5e-3); print('ok')"
     )
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "ok", done.stderr[-3000:]
+    assert interpreted(code) == "ok"
 
 
 # On a GPU itself

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from labcore.errors import ConfigError
 from labcore.model import Model
 from labcore.serving import LLMEngine, PromptLookup, Request, captured
 from labcore.serving.captured import DecodeGraphs, bucket_for
 from labcore.serving.runner import ModelRunner
+from tests.generation.pretended import Pretended
 from tests.serving.helpers import Heard, alone, check, drain, empty, prompt, request, small_model, take
 
 MODEL = small_model()
@@ -28,17 +26,9 @@ KINDS: list[dict[str, Any]] = [
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Graphs without a GPU: a replay fills its own output again. Lists the buckets that were recorded."""
-    made: list[int] = []
-
-    def capture(
-        run: Callable[[], Tensor], device: torch.device, pool: Any = None
-    ) -> tuple[Callable[[], Any], Tensor, None]:
-        logits = run()
-        made.append(len(logits))
-        return lambda: logits.copy_(run()), logits, None
-
+    capture = Pretended()
     monkeypatch.setattr(captured, "capture", capture)
-    return made
+    return capture.made
 
 
 def graphed(engine: LLMEngine, model: Model) -> LLMEngine:
