@@ -97,8 +97,7 @@ def _engine(
         typer.echo(f"{name} has random weights: its speed is real, its text means nothing.", err=True)
     if quantize:
         labcore.quantize(model, quantize)
-    overlap = model.device.type == "cuda" and not speculate and settings["policy"] == PolicyName.continuous
-    engine = LLMEngine(model, speculation=_drafter(speculate, model), overlap=overlap, **settings)
+    engine = LLMEngine(model, speculation=_drafter(speculate, model), overlap="auto", **settings)
     engine.warm_up()
     return engine
 

@@ -177,7 +177,7 @@ def ours(model: Model, load: Workload, policy: Any, batch: int, budget: int = CP
         token_budget=budget,
         max_model_len=max(one.prompt_tokens + one.output_tokens for one in load) + 1,
         prefix_caching=False,
-        overlap=model.device.type == "cuda" and policy == "continuous",
+        overlap="auto",
     )
     engine.warm_up()
     for request in requests_of(load):

@@ -74,7 +74,7 @@ class Chunks:
         if block_tables.is_cuda and triton_ready():
             from labcore.kernels.triton.paged_chunks import queries_of, tiles_of
 
-            tiles = tiles_of(list(starts), list(lengths), queries_of(heads, kv_heads))
+            tiles = tiles_of(starts, lengths, queries_of(heads, kv_heads))
             self._tiles = tiles.to(block_tables.device)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, pool: Tensor, out: Tensor) -> None:

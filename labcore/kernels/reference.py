@@ -15,6 +15,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * scale).to(x.dtype) * weight
 
 
+def norm_heads(x: Tensor, q_weight: Tensor, k_weight: Tensor, q_heads: int, eps: float) -> Tensor:
+    """Head by head; arguments as in `kernels.norm_heads`."""
+    weights = [q_weight if head < q_heads else k_weight for head in range(x.shape[1])]
+    heads = [rms_norm(x[:, head], weight, eps) for head, weight in enumerate(weights)]
+    return torch.stack(heads, dim=1)
+
+
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate (x1, x2) to (x1 cos - x2 sin, x2 cos + x1 sin). Shapes as in `kernels.apply_rope`."""
     half = x.shape[-1] // 2

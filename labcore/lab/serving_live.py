@@ -8,29 +8,26 @@ is timed by the client.
 from __future__ import annotations
 
 import asyncio
-import re
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
+from labcore.lab.serving_runs import as_ms
 from labcore.lab.units import seconds as as_time
 from labcore.lab.units import significant
 from labcore.serving.load.client import LOOPBACK, Client
-from labcore.serving.load.runner import open_loop
+from labcore.serving.load.runner import TICK_S, finish, open_loop, opened
 from labcore.serving.metrics import RequestRecord, Slo, Summary, summarize
 from labcore.serving.workload import LengthSpec, Workload, make_workload
 
-T = TypeVar("T")
-EVERY_S = 0.2  # between two looks at the server, and two drawings
 FEWEST = 8  # requests of a run
 LONGEST = 5  # means: longer draws are cut
-_LINE = re.compile(r"^(?:\w+:)?(\w+)(?:\{.*\})? (\S+)$", re.MULTILINE)
 _NAMES = {
     "num_requests_running": "running",
     "num_requests_waiting": "waiting",
@@ -87,8 +84,8 @@ class LiveRun:
             "failed": found.requests - found.completed,
             "answered (requests/s)": found.requests_per_s,
             "goodput (requests/s)": found.goodput,
-            "TTFT p50 (ms)": found.ttft and found.ttft.p50 * 1e3,
-            "TTFT p99 (ms)": found.ttft and found.ttft.p99 * 1e3,
+            "TTFT p50 (ms)": as_ms(found.ttft, "p50"),
+            "TTFT p99 (ms)": as_ms(found.ttft, "p99"),
             "longest queue": self.longest_queue,
             "in flight": law and law.in_flight_measured,
             "rate × latency": law and law.in_flight_expected,
@@ -145,7 +142,7 @@ def load_url(
     )  # fmt: skip
     client = Client(url, model=model, api_key=api_key)
     samples: list[Sample] = []
-    records = beside(_load(client, workload, samples), lambda: on_sample(samples))
+    records = finish(_load(client, workload, samples), tick=lambda: on_sample(samples))
     where = client.url.removesuffix("/v1/")
     return LiveRun(where, rate, seconds, tuple(samples), tuple(records), slo or Slo())
 
@@ -156,13 +153,7 @@ def _exponential(mean: float) -> LengthSpec:
 
 async def _load(client: Client, workload: Workload, samples: list[Sample]) -> list[RequestRecord]:
     ended: list[RequestRecord] = []
-    async with client, _standing(client.url) as standing:
-        await client.prepare()
-        client.require_room(workload)
-        begin = time.perf_counter()
-
-        def clock() -> float:
-            return time.perf_counter() - begin
+    async with opened(client, workload) as clock, _standing(client.url) as standing:
 
         async def look() -> None:
             now = await standing()
@@ -173,7 +164,7 @@ async def _load(client: Client, workload: Workload, samples: list[Sample]) -> li
         async def watch() -> None:
             while True:
                 await look()
-                await asyncio.sleep(EVERY_S)
+                await asyncio.sleep(TICK_S)
 
         watching = asyncio.create_task(watch())
         try:
@@ -191,7 +182,7 @@ async def _standing(url: str) -> AsyncIterator[Callable[[], Coroutine[Any, Any, 
     async with httpx.AsyncClient(trust_env=where.host not in LOOPBACK, timeout=2.0) as http:
 
         async def ask() -> Sample:
-            with suppress(httpx.HTTPError):
+            with suppress(httpx.HTTPError, ValueError):  # no answer, or none in Prometheus' format
                 answer = await http.get(where)
                 if answer.status_code == httpx.codes.OK:
                     return Sample(0.0, 0, 0, **read_metrics(answer.text))
@@ -201,35 +192,8 @@ async def _standing(url: str) -> AsyncIterator[Callable[[], Coroutine[Any, Any, 
 
 
 def read_metrics(text: str) -> Mapping[str, float]:
-    """Of Prometheus' text format the four numbers that `Sample` holds; what is not there is left out."""
-    return {_NAMES[name]: float(value) for name, value in _LINE.findall(text) if name in _NAMES}
-
-
-def beside(work: Coroutine[Any, Any, T], tick: Callable[[], None], every_s: float = EVERY_S) -> T:
-    """Run a coroutine on a loop in a thread of its own, and call `tick` here until it is done.
-
-    Whatever is raised here (an interrupt above all) cancels it, and it has ended before that goes on.
-    """
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="labcore-live-load", daemon=True)
-    thread.start()
-    task = asyncio.run_coroutine_threadsafe(_whole(work, over := threading.Event()), loop)
-    try:
-        while not over.wait(every_s):  # in slices: an endless wait cannot be interrupted everywhere
-            tick()
-        return task.result()
-    except BaseException:
-        task.cancel()
-        over.wait()
-        raise
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _whole(work: Coroutine[Any, Any, T], over: threading.Event) -> T:
-    try:
-        return await work
-    finally:
-        over.set()
+    """Of Prometheus' text format the four numbers that `Sample` holds; what is not there is left out. What
+    stands before a colon (vLLM's "vllm:") does not matter."""
+    samples = (one for family in text_string_to_metric_families(text) for one in family.samples)
+    named = ((one.name.rpartition(":")[2], one.value) for one in samples)
+    return {_NAMES[name]: value for name, value in named if name in _NAMES}

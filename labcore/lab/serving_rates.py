@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from labcore.lab.serving_load import capacity, make_load
 from labcore.lab.serving_play import PLACES, Watch
-from labcore.lab.serving_runs import run_policies
+from labcore.lab.serving_runs import as_ms, run_policies
 from labcore.lab.units import seconds as as_time
 from labcore.lab.units import significant
 from labcore.model import Model
-from labcore.serving.metrics import Slo, Spread, Summary
+from labcore.serving.metrics import Slo, Summary
 from labcore.serving.offline import requests_of
 from labcore.serving.workload import retimed
 
@@ -102,19 +102,15 @@ def _row(name: str, found: Summary) -> dict[str, Any]:
     return {
         "policy": name,
         "tok/s": found.output_tokens_per_s,
-        "TTFT p50 (ms)": _ms(found.ttft, "p50"),
-        "TTFT p99 (ms)": _ms(found.ttft, "p99"),
-        "TPOT p50 (ms)": _ms(found.tpot, "p50"),
-        "E2E p50 (ms)": _ms(found.e2e, "p50"),
+        "TTFT p50 (ms)": as_ms(found.ttft, "p50"),
+        "TTFT p99 (ms)": as_ms(found.ttft, "p99"),
+        "TPOT p50 (ms)": as_ms(found.tpot, "p50"),
+        "E2E p50 (ms)": as_ms(found.e2e, "p50"),
         "kept the promise (%)": 100 * found.attainment,
         "answered (requests/s)": found.requests_per_s,
         "goodput (requests/s)": found.goodput,
         "in flight": found.concurrency_mean,
     }
-
-
-def _ms(spread: Spread | None, which: str) -> float | None:
-    return None if spread is None else float(getattr(spread, which)) * 1e3
 
 
 def sweep_rates(

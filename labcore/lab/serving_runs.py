@@ -88,8 +88,8 @@ class PolicyRun:
             "tok/s": found.output_tokens_per_s,
         }
         for name, spread in (("TTFT", found.ttft), ("ITL", found.itl), ("E2E", found.e2e)):
-            row[f"{name} p50 (ms)"] = _ms(spread, "p50")
-            row[f"{name} p99 (ms)"] = _ms(spread, "p99")
+            row[f"{name} p50 (ms)"] = as_ms(spread, "p50")
+            row[f"{name} p99 (ms)"] = as_ms(spread, "p99")
         if self.slo:
             row["kept the promise (%)"] = 100 * found.attainment
         return row
@@ -122,7 +122,8 @@ class PolicyRun:
         )
 
 
-def _ms(spread: Spread | None, which: str) -> float | None:
+def as_ms(spread: Spread | None, which: str) -> float | None:
+    """A percentile such as "p50" in milliseconds."""
     return None if spread is None else float(getattr(spread, which)) * 1e3
 
 

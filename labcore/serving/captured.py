@@ -19,7 +19,7 @@ from labcore.kernels.on_gpu import triton_ready
 from labcore.model import Model
 from labcore.serving.flight import Newest
 from labcore.serving.sequence import Row
-from labcore.serving.step_cache import block_tables
+from labcore.serving.step_cache import block_tables, slots_of
 
 FINE, STEP = 64, 8  # buckets are 1, 2, 4, then every 8 up to 64, then every 32
 
@@ -62,8 +62,7 @@ class FixedRows:
         count, self._turn = len(rows), 1 - self._turn
         starts = np.fromiter((row.start for row in rows), np.int64, count)
         tables = block_tables([row.sequence.blocks for row in rows])
-        size = self.store.pool.block_size
-        slots = tables[np.arange(count), starts // size].astype(np.int64) * size + starts % size
+        slots = slots_of(tables, np.arange(count), starts, self.store.pool.block_size)
         numbers = self._host[self._turn].numpy()[:, :bucket]
         numbers[:, count:] = -1  # a position of -1: of no length
         numbers[0, :count] = [row.sequence.tokens[row.start] for row in rows]
@@ -116,9 +115,9 @@ class DecodeGraphs:
         self._graphs: dict[int, tuple[Replay, Tensor]] = {}
         self._pool: object = None  # memory that all graphs share: no two are replayed at once
 
-    def take(self, rows: Rows[Row]) -> bool:
-        """Whether each of these rows is a single token."""
-        return self.transformer.fast and len(rows) <= self.most and all(row.new == 1 for row in rows)
+    def take(self, rows: int) -> bool:
+        """Whether a step of so many single tokens is run here."""
+        return self.transformer.fast and rows <= self.most
 
     def __call__(self, rows: Rows[Row], newest: Newest) -> Tensor:
         """Logits (R, vocab) of the step, valid until the next one; recorded first where its bucket is new."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import cast
 
 import torch
 
@@ -56,7 +55,9 @@ class EngineCore:
         self._sequences: dict[str, Sequence] = {}
         self._counts = {"prompt": 0, "output": 0, "preemptions": 0, "drafted": 0, "accepted": 0}
         self._steps, self.idle_step = 0, False
-        self.overlap, self._flying, self._landed_s = overlap, cast(Flight | None, None), -math.inf
+        self.overlap = overlap
+        self._flying: Flight | None = None
+        self._landed_s = -math.inf
         self._ended: list[tuple[str, FinishReason]] = []
 
     # Requests
@@ -140,9 +141,8 @@ class EngineCore:
 
     def _launch(self, plan: Plan, start: float) -> Flight:
         decided = self.clock()
-        held = [row_event(row) for row in plan.rows] if not self.overlap else None
         result = self.runner.launch(plan)
-        held = held or [row_event(row) for row in plan.rows]
+        held = [row_event(row) for row in plan.rows]  # while a GPU computes
         if self.overlap:
             expect(plan.rows)
         return Flight(plan, held, result, start, decided)

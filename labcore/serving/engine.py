@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from labcore.cache.paged import BlockStore
 from labcore.errors import ConfigError
@@ -29,7 +30,8 @@ class LLMEngine(EngineCore):
     chunked: prompts may go in parts. max_model_len: prompt and answer (default: the model's context).
     preemption: "recompute", "swap", or "auto", whichever is cheaper by what was measured. speculation: a
     Drafter (see `speculation`). overlap: launch each step before what the one before drew is known, so that a
-    GPU does not wait for Python; outputs come one step later. Raises ConfigError and OutOfMemory.
+    GPU does not wait for Python; outputs come one step later ("auto": on a GPU, where that is possible).
+    Raises ConfigError and OutOfMemory.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class LLMEngine(EngineCore):
         max_model_len: int | None = None,
         preemption: Preemption = "auto",
         speculation: Drafter | None = None,
-        overlap: bool = False,
+        overlap: bool | Literal["auto"] = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         context = model.config.max_position_embeddings
@@ -55,7 +57,10 @@ class LLMEngine(EngineCore):
                 f"max_model_len is {max_model_len}; {model.name!r} holds 2 to {context} tokens."
             )
         policy = policy_of(policy)
-        if overlap and (speculation or policy.fixed_batch):
+        possible = speculation is None and not policy.fixed_batch
+        if overlap == "auto":
+            overlap = possible and model.device.type == "cuda"
+        if overlap and not possible:
             raise ConfigError(
                 "Steps cannot overlap with speculation or in a fixed batch, where deciding needs the tokens "
                 "of the step before; leave overlap out, or take the policy 'continuous' without speculation."

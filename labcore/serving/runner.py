@@ -63,17 +63,22 @@ class ModelRunner:
 
     def _logits(self, rows: list[Row], drawing: list[int]) -> Tensor:
         """(M, vocab) fp32: for each drawing row its newest token's, and those of its guesses."""
-        if self.graphs and self.graphs.take(rows):
-            every = self.graphs(rows, self._newest)
+        if all(row.new == 1 for row in rows):
+            every = self._batch(rows)
             return every.float() if len(drawing) == len(rows) else every[drawing].float()
         cache = StepCache(self.store, rows)
         tokens = cache.tokens(self._newest)
-        if cache.batched:
-            every = self.model.transformer(tokens, cache, logits_to_keep=1)[:, 0]
-            return every.float() if len(drawing) == len(rows) else every[drawing].float()
         kept = _kept(cache, rows, drawing) if drawing else torch.zeros(1, dtype=torch.int64)
         found: Tensor = self.model.transformer(tokens, cache, logits_to_keep=kept.to(tokens.device))[0]
         return found.float()
+
+    def _batch(self, rows: list[Row]) -> Tensor:
+        """(R, vocab): of a step of single tokens."""
+        if self.graphs and self.graphs.take(len(rows)):
+            return self.graphs(rows, self._newest)
+        cache = StepCache(self.store, rows)
+        found: Tensor = self.model.transformer(cache.tokens(self._newest), cache, logits_to_keep=1)[:, 0]
+        return found
 
 
 def _in_order(plan: Plan, rows: list[Row], drawing: list[int], found: list[Drawn]) -> list[Drawn]:

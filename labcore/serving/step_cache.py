@@ -34,9 +34,8 @@ class StepCache:
         # Positions and places of all new tokens at once: row by row would be a loop over tokens.
         of_row = np.repeat(np.arange(len(rows)), new)
         at = np.arange(self.ends[-1]) - np.repeat(self.ends - new, new) + starts[of_row]
-        size = store.pool.block_size
         tables = block_tables([row.sequence.blocks for row in rows])
-        slots = tables[of_row, at // size].astype(np.int64) * size + at % size
+        slots = slots_of(tables, of_row, at, store.pool.block_size)
         device = store.device
         self._positions = torch.from_numpy(at).to(device)
         self._slots = torch.from_numpy(slots).to(device)
@@ -109,6 +108,12 @@ def block_tables(blocks: Rows[Rows[int]]) -> np.ndarray:
     flat = np.fromiter(chain.from_iterable(blocks), np.int32, counts.sum())
     made[np.arange(made.shape[1]) < counts[:, None]] = flat
     return made
+
+
+def slots_of(tables: np.ndarray, rows: np.ndarray, at: np.ndarray, block_size: int) -> np.ndarray:
+    """(N,) int64: where in the pool position `at` of the sequence in row `rows` of the tables lies."""
+    found: np.ndarray = tables[rows, at // block_size].astype(np.int64) * block_size + at % block_size
+    return found
 
 
 def _as_batch(x: Tensor) -> Tensor:

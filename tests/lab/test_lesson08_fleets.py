@@ -8,10 +8,18 @@ from dataclasses import replace
 import pytest
 
 from labcore import catalog
-from labcore.lab import serving_fleet, serving_lengths, serving_published, serving_runs, serving_stall
+from labcore.lab import (
+    serving_fleet,
+    serving_lengths,
+    serving_plans,
+    serving_published,
+    serving_runs,
+    serving_stall,
+)
 from labcore.lab.figures import serving as figures
 from labcore.lab.figures import serving_gains as gains
-from labcore.lab.serving_fleet import FLEETS, Fitted, Plan
+from labcore.lab.serving_fleet import FLEETS, Fitted
+from labcore.lab.serving_plans import Plan
 from labcore.lab.serving_rates import RateSweep
 from labcore.perf.peaks import Machine
 from labcore.serving.metrics import Slo
@@ -88,29 +96,29 @@ def test_fleets_are_drawn_as_policies_are(fleets: RateSweep) -> None:
 
 
 def test_a_plan_needs_more_of_slower_gpus() -> None:
-    plans = serving_fleet.plan_gpus(2.0, ("a100-80gb-sxm",), rate=50, n=60)
+    plans = serving_plans.plan_gpus(2.0, ("a100-80gb-sxm",), rate=50, n=60)
     (row,) = [plan.row() for plan in plans]
     assert row["GPUs, 2× slower"] >= row["GPUs, at its peaks"] >= 1
     price = catalog.gpu("a100-80gb-sxm").usd_per_hour or math.nan
     assert row["$/h, at its peaks"] == pytest.approx(price * row["GPUs, at its peaks"])
     assert row["$/Mtok, 2× slower"] > row["$/Mtok, at its peaks"]
-    told = serving_fleet.plan_finding(plans)
+    told = serving_plans.plan_finding(plans)
     assert f"{row['GPUs, at its peaks']} × NVIDIA A100" in told
     assert "$" not in told, "JupyterLab would set what lies between two as a formula"
 
 
 def test_no_number_of_gpus_may_be_enough() -> None:
-    (plan,) = serving_fleet.plan_gpus(1.0, ("l4",), n=20, slo=Slo(1e-4, 1e-4))
+    (plan,) = serving_plans.plan_gpus(1.0, ("l4",), n=20, slo=Slo(1e-4, 1e-4))
     assert plan == replace(plan, peaks=None, peaks_gpus=None, missed=None, missed_gpus=None)
     assert plan.row()["$/h, at its peaks"] is None
-    assert serving_fleet.plan_finding([plan]).count("none of them") == 2
+    assert serving_plans.plan_finding([plan]).count("none of them") == 2
     assert gains.plan_figure([plan]).data[0].text == ("no number is enough",)
 
 
 def test_slowed_steps_take_so_much_longer() -> None:
     cost = RooflineCost(catalog.architecture("llama-2-7b"), catalog.gpu("a100-80gb-sxm"))
     parts = [Part(100, 1), Part(0, 50)]
-    assert serving_fleet.Slowed(cost, 1.7).seconds(parts) == pytest.approx(1.7 * cost.seconds(parts))
+    assert serving_plans.Slowed(cost, 1.7).seconds(parts) == pytest.approx(1.7 * cost.seconds(parts))
 
 
 def test_the_plan_figure_counts_gpus() -> None:

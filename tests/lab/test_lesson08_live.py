@@ -18,6 +18,7 @@ from labcore.lab.serving_http import LiveServer
 from labcore.lab.serving_live import LiveRun, Sample, load_url
 from labcore.lab.widgets import serving_live as widgets
 from labcore.serving.load import LoadTestError
+from labcore.serving.load import runner as load_runner
 from labcore.serving.metrics import RequestRecord, Slo
 from tests.lab.serving_load import busy_model
 
@@ -122,7 +123,7 @@ def test_a_load_is_watched_from_both_sides(server: LiveServer) -> None:
     assert 0 < tokens <= run.summary.output_tokens
     assert f"20 requests at 40/s to {server.url}" in run.finding()
     assert run.row()["failed"] == 0
-    assert "labcore-live-load" not in _ours()
+    assert "labcore-load-test" not in _ours()
 
 
 def test_a_server_without_metrics_is_watched_by_the_client_alone(
@@ -142,7 +143,7 @@ def test_an_interrupt_ends_the_load(server: LiveServer) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         load_url(server.url, 5, seconds=20, on_sample=stop, **LOAD)
-    assert "labcore-live-load" not in _ours()
+    assert "labcore-load-test" not in _ours()
     assert load_url(server.url, 40, seconds=0.2, **LOAD).summary.completed == 8, "the server goes on"
 
 
@@ -154,7 +155,9 @@ def test_nobody_at_an_address_is_told() -> None:
         load_url(url, 5, **LOAD)
 
 
-def test_beside_returns_and_raises_what_the_work_does() -> None:
+def test_watched_work_returns_and_raises_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_runner, "TICK_S", 0.01)
+
     async def fine() -> int:
         await asyncio.sleep(0.05)
         return 7
@@ -163,10 +166,10 @@ def test_beside_returns_and_raises_what_the_work_does() -> None:
         raise ValueError("no")
 
     ticks: list[int] = []
-    assert serving_live.beside(fine(), lambda: ticks.append(1), every_s=0.01) == 7
+    assert load_runner.finish(fine(), tick=lambda: ticks.append(1)) == 7
     assert ticks
     with pytest.raises(ValueError, match="no"):
-        serving_live.beside(wrong(), lambda: None)
+        load_runner.finish(wrong(), tick=lambda: None)
 
 
 def test_metrics_are_read_under_any_prefix() -> None:

@@ -8,6 +8,8 @@ walks through that sequence's blocks up to its last query's own position.
 # mypy: ignore-errors
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -59,7 +61,7 @@ def _attend(
     tl.store(out + at[0] * out_step + at[1] * out_head + at[2], mixed.to(out.dtype.element_ty), mask=real)
 
 
-def tiles_of(starts: list[int], lengths: list[int], queries: int) -> Tensor:
+def tiles_of(starts: Sequence[int], lengths: Sequence[int], queries: int) -> Tensor:
     """(tiles, 4) int32 for chunks that lie one behind the other: row, first query, its position, queries."""
     made, first = [], 0
     for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from labcore.lab import theme
-from labcore.lab.serving_fleet import Plan
 from labcore.lab.serving_guesses import SpeculationGain
 from labcore.lab.serving_lengths import LengthsRun
+from labcore.lab.serving_plans import Plan
 from labcore.lab.serving_reuse import PrefixGain
 from labcore.lab.units import significant
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +21,7 @@ from labcore.serving.metrics import RequestRecord
 from labcore.serving.workload import Arrival, Workload
 
 T = TypeVar("T")
+TICK_S = 0.2
 Clock = Callable[[], float]
 OnRecord = Callable[[RequestRecord], None]
 Loop = Literal["open", "closed"]
@@ -64,22 +65,26 @@ async def _load(
     warmup: Sequence[Arrival],
     on_record: OnRecord | None,
 ) -> LoadRun:
-    async with client:
-        await client.prepare()
-        client.require_room([*workload, *warmup])
-        for arrival in warmup:
-            await client.complete(arrival, 0.0, time.perf_counter)
-        begin = time.perf_counter()
-
-        def clock() -> float:
-            return time.perf_counter() - begin
-
+    async with opened(client, workload, warmup) as clock:
         if users is None:
             records = await open_loop(client, workload, clock, on_record)
         else:
             records = await closed_loop(client, workload, users, clock, on_record)
     loop: Loop = "open" if users is None else "closed"
     return LoadRun(client.url, client.model or "", loop, client.dialect, tuple(records))
+
+
+@asynccontextmanager
+async def opened(client: Client, workload: Workload, warmup: Sequence[Arrival] = ()) -> AsyncIterator[Clock]:
+    """A client that is ready for a workload, and the clock of its load. Raises LoadTestError where no load is
+    possible."""
+    async with client:
+        await client.prepare()
+        client.require_room([*workload, *warmup])
+        for arrival in warmup:
+            await client.complete(arrival, 0.0, time.perf_counter)
+        begin = time.perf_counter()
+        yield lambda: time.perf_counter() - begin
 
 
 async def open_loop(
@@ -120,16 +125,19 @@ def _told(record: RequestRecord, on_record: OnRecord | None) -> RequestRecord:
     return record
 
 
-def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, in a thread of its own where this one has a running loop.
+def finish(work: Coroutine[Any, Any, T], tick: Callable[[], object] | None = None) -> T:
+    """Run a coroutine to its end, in a thread of its own where this one has a running loop or is to `tick`:
+    called here every 0.2 s until then.
 
-    An interrupt (Ctrl-C, a notebook's stop button) cancels it: connections are closed before it is raised.
+    An interrupt (Ctrl-C, a notebook's stop button), or whatever `tick` raises, cancels it: connections are
+    closed before that is raised.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    return _Beside(work).result()
+    if tick is None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(work)
+    return _Beside(work).result(tick or (lambda: None))
 
 
 class _Beside:
@@ -139,7 +147,7 @@ class _Beside:
         self._loop = asyncio.new_event_loop()
         self._task = self._loop.create_task(work)
         self._over = threading.Event()  # a join that an interrupt broke may count the thread as ended
-        self._thread = threading.Thread(target=self._run, name="load-test", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="labcore-load-test", daemon=True)
 
     def _run(self) -> None:
         try:
@@ -148,16 +156,18 @@ class _Beside:
         finally:
             self._over.set()
 
-    def result(self) -> Any:
+    def result(self, tick: Callable[[], object]) -> Any:
         try:
             self._thread.start()
-            while not self._over.wait(0.2):  # in slices: an endless wait cannot be interrupted everywhere
-                pass
+            while not self._over.wait(TICK_S):  # in slices: an endless wait cannot be interrupted everywhere
+                tick()
         except BaseException:
             if self._thread.ident is not None:  # it runs, even where its start was interrupted
                 self._cancel()
                 self._over.wait()
+                self._thread.join()
             raise
+        self._thread.join()  # it is over, and gone before anybody looks
         return self._task.result()
 
     def _cancel(self) -> None:
