@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from labcore.lab import theme
 from labcore.lab.serving_live import LiveRun, Sample
 from labcore.lab.units import significant
+from labcore.serving.load.runner import TICK_S
 
 WIDTH, HEIGHT = 640, 96  # of the strip, in pixels
 RATE_OVER_S = 1.0  # tokens/s are told over the last second
@@ -57,7 +58,7 @@ def dashboard_html(samples: Sequence[Sample], rate: float, seconds: float) -> st
 def _strip(samples: Sequence[Sample], seconds: float) -> str:
     length = max(seconds, samples[-1].at_s)
     top = max([1.0, *((one.running or 0) + (one.waiting or 0) for one in samples)])
-    width = max(1.5, 0.8 * WIDTH * 0.2 / length)
+    width = max(1.5, 0.8 * WIDTH * TICK_S / length)
     drawn = ""
     for one in samples:
         base = 0.0

@@ -21,7 +21,7 @@ from labcore.serving.metrics import RequestRecord
 from labcore.serving.workload import Arrival, Workload
 
 T = TypeVar("T")
-TICK_S = 0.2
+TICK_S = 0.2  # between two looks at what runs in another thread
 Clock = Callable[[], float]
 OnRecord = Callable[[RequestRecord], None]
 Loop = Literal["open", "closed"]
@@ -127,7 +127,7 @@ def _told(record: RequestRecord, on_record: OnRecord | None) -> RequestRecord:
 
 def finish(work: Coroutine[Any, Any, T], tick: Callable[[], object] | None = None) -> T:
     """Run a coroutine to its end, in a thread of its own where this one has a running loop or is to `tick`:
-    called here every 0.2 s until then.
+    called here every TICK_S until then.
 
     An interrupt (Ctrl-C, a notebook's stop button), or whatever `tick` raises, cancels it: connections are
     closed before that is raised.
