@@ -46,6 +46,7 @@ class GenerateResult:
     repeats: int
     bytes_per_step: int
     read_bandwidth: float
+    copy_bandwidth: float
     ceiling_tokens_per_s: float
     rows: list[Row]
     samples_s: dict[str, list[float]]
@@ -69,7 +70,8 @@ def bench_generate(
     contestants = {OURS: ours(model, prompt, new_tokens)}
     contestants |= {name: peer(name, model, prompt, new_tokens) for name in against}
     progress("measuring the roofs")
-    bandwidth = roofs(model.device).read_bandwidth
+    found = roofs(model.device)
+    bandwidth = found.read_bandwidth
     samples = interleave(contestants, repeats=repeats, progress=progress)
     moved = _bytes_per_step(model, prompt_tokens + new_tokens // 2)
     rows = [_row(name, samples, bandwidth / moved) for name in samples]
@@ -81,6 +83,7 @@ def bench_generate(
         repeats=repeats,
         bytes_per_step=moved,
         read_bandwidth=bandwidth,
+        copy_bandwidth=found.copy_bandwidth,
         ceiling_tokens_per_s=bandwidth / moved,
         rows=rows,
         samples_s={name: [run.seconds for run in found.results] for name, found in samples.items()},

@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from labcore import kernels
 from labcore.cache.base import KVCache
 from labcore.kernels import native
+from labcore.kernels.on_gpu import takes
 
 
 class ContiguousCache(KVCache):
@@ -35,8 +37,15 @@ class ContiguousCache(KVCache):
             self._decode = [native.DecodeAttention(store, heads) for store in self.store]
             self._lengths = torch.zeros(self.batch_size, dtype=torch.int32)
 
+    def begin(self, n: int) -> Tensor:
+        """As in the contract."""
+        positions = super().begin(n)
+        if n == 1 and self.device.type == "cuda":
+            self._lens = torch.full((self.batch_size,), self._length + 1, device=self.device)
+        return positions
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As in the contract; a decode step on a CPU writes and attends in one native call."""
+        """As in the contract; a decode step writes and attends in one native call, on a GPU in one launch."""
         if self._new == 1 and self._decode and self.observer is None:
             decode = self._decode[layer]
             # The readable path (fast=False) stays readable throughout.
@@ -45,6 +54,10 @@ class ContiguousCache(KVCache):
                 if layer == 0:
                     self._lengths.fill_(longest)
                 return decode(q, k, v, self._lengths, longest=longest, starts=self._starts)
+        if self._new == 1 and self.observer is None and takes(q):
+            return kernels.contiguous_decode(
+                q, k, v, self.store[layer], self._lens, longest=self._length + 1, starts=self._starts
+            )
         return super().attend(layer, q, k, v)
 
     @property

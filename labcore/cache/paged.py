@@ -188,15 +188,14 @@ class PagedCache(KVCache):
 
     def _attend_one(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         pool = self.store.layers[layer]
-        if self.store.decode and self.observer is None:
-            step = self.store.decode[layer]
-            if step.takes(q, k, v):
-                return step(q, k, v, self._tables, self._lens, self._longest)
+        if self.observer is None:
+            if self.store.decode and self.store.decode[layer].takes(q, k, v):
+                return self.store.decode[layer](q, k, v, self._tables, self._lens, self._longest)
+            return kernels.paged_decode(q, k, v, pool, self._tables, self._lens, longest=self._longest)
         kernels.write_blocks(pool, k, v, self._places())
-        if self.observer is not None:
-            seen = torch.arange(self._longest, device=self.device) < self._lens[:, None]
-            keys, _ = kernels.gather_blocks(pool, self._tables, self._longest)
-            self._show(layer, q, keys, (seen | (self._lens == 0)[:, None])[:, None, None])
+        seen = torch.arange(self._longest, device=self.device) < self._lens[:, None]
+        keys, _ = kernels.gather_blocks(pool, self._tables, self._longest)
+        self._show(layer, q, keys, (seen | (self._lens == 0)[:, None])[:, None, None])
         return kernels.paged_attention(q, pool, self._tables, self._lens, longest=self._longest)
 
     def _show(self, layer: int, q: Tensor, keys: Tensor, mask: Tensor) -> None:

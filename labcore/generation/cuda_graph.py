@@ -13,9 +13,9 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor
 
+from labcore import kernels
 from labcore.cache import ContiguousCache
-from labcore.generation import static_step
-from labcore.generation.static_step import SHORTEST, StepInputs, clear_ahead, span_of
+from labcore.generation.static_step import SHORTEST, clear_ahead
 from labcore.model import Model
 from labcore.model.transformer import Transformer
 
@@ -28,14 +28,58 @@ def bucket_for(positions: int) -> int:
     return max(SHORTEST, 1 << (positions - 1).bit_length())
 
 
+_NOWHERE = -2  # no length follows it
+
+
+class FixedPlaces:
+    """A contiguous cache as a recorded step meets it: what changes from step to step lies in fixed tensors.
+
+    lens: (B,) positions with the step's own; rotary: (B, 1) its place in its text; tokens: (B, 1); all int64.
+    """
+
+    def __init__(self, cache: ContiguousCache) -> None:
+        batch, device = cache.batch_size, cache.device
+        self.stores = cache.store
+        with torch.inference_mode(False):
+            self.tokens = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+            self._numbers = torch.zeros(2, batch, dtype=torch.int64, device=device)
+            self._starts = torch.zeros(batch, dtype=torch.int64, device=device)
+            self.lens, self.rotary = self._numbers[0], self._numbers[1, :, None]
+        self.span = 1  # positions that the step being recorded can reach
+        self._length = _NOWHERE  # what the numbers say, to write them anew only where they do not follow
+
+    def fill(self, tokens: Tensor, cache: ContiguousCache) -> None:
+        """Take the (B, 1) tokens that come next in the cache."""
+        self.tokens.copy_(tokens)
+        if cache.length == self._length + 1:
+            self._numbers.add_(1)
+        else:
+            self.lens.fill_(cache.length + 1)
+            self._starts.zero_() if cache.padding is None else self._starts.copy_(cache.padding)
+            self.rotary.copy_((self.lens - 1 - self._starts).clamp_min(0)[:, None])
+        self._length = cache.length
+
+    def begin(self, n: int) -> Tensor:
+        """Positions (B, 1)."""
+        return self.rotary
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write k and v (B, h_kv, 1, d) at the position; attention of q (B, h, 1, d) up to it."""
+        store, starts = self.stores[layer], self._starts
+        return kernels.contiguous_decode(q, k, v, store, self.lens, longest=self.span, starts=starts)
+
+    def commit(self) -> None:
+        """The cache itself counts."""
+
+
 class Recorded:
     """A cache's memory and the graphs that were recorded over it, lent to one cache at a time."""
 
     def __init__(self, transformer: Transformer, cache: ContiguousCache) -> None:
         self.stores, self.capacity, self.batch = cache.store, cache.capacity, cache.batch_size
-        self.weights = _addresses(transformer)
-        self.inputs = StepInputs(cache.batch_size, cache.device)
-        self._graphs: dict[int, tuple[Replay, Tensor, Tensor]] = {}
+        self.weights, self.fast = _addresses(transformer), transformer.fast
+        self.places = FixedPlaces(cache)
+        self._graphs: dict[int, tuple[Replay, Tensor]] = {}
         self._borrower: ReferenceType[ContiguousCache] = ref(cache)
 
     @property
@@ -47,31 +91,28 @@ class Recorded:
         """Whether this cache could work on this memory, with weights that lie where they did."""
         wanted = (cache.store[0].dtype, cache.store[0].device, cache.batch_size)
         mine = (self.stores[0].dtype, self.stores[0].device, self.batch)
-        return mine == wanted and self.capacity >= cache.capacity and self.weights == _addresses(transformer)
+        same = self.fast == transformer.fast and self.weights == _addresses(transformer)
+        return mine == wanted and self.capacity >= cache.capacity and same
 
     def lend(self, cache: ContiguousCache) -> None:
         """Let an empty cache work on this memory instead of its own."""
         cache.store = self.stores
+        self.places._length = _NOWHERE
         cache._bind()
         self._borrower = ref(cache)
 
     def step(self, transformer: Transformer, bucket: int) -> Tensor:
         """Replay the step that spans the bucket, recorded first if need be -> logits (B, vocab) fp32."""
         if bucket not in self._graphs:
-            span = span_of(bucket, self.inputs.tokens.device)
-
-            def run() -> Tensor:
-                inputs = self.inputs
-                return static_step.whole(
-                    transformer, inputs.tokens, inputs.position, inputs.padding, span, self.stores
-                )
-
-            replay, logits, _ = capture(run, self.inputs.tokens.device)
-            # The span is kept: the graph reads it where it lies, and knows nothing of who frees it.
-            self._graphs[bucket] = replay, logits, span
-        replay, logits, _ = self._graphs[bucket]
+            self.places.span = bucket
+            replay, logits, _ = capture(lambda: self._run(transformer), self.places.tokens.device)
+            self._graphs[bucket] = replay, logits
+        replay, logits = self._graphs[bucket]
         replay()
         return logits.clone()  # the next replay writes over the graph's own
+
+    def _run(self, transformer: Transformer) -> Tensor:
+        return transformer(self.places.tokens, self.places, logits_to_keep=1)[:, -1].float()
 
 
 def capture(run: Callable[[], Tensor], device: torch.device, pool: Any = None) -> tuple[Replay, Tensor, Any]:
@@ -137,7 +178,7 @@ class GraphSteps:
         if bucket != self._bucket:
             clear_ahead(cache, bucket)
             self._bucket = bucket
-        self.recorded.inputs.fill(known[:, -1:], cache)
+        self.recorded.places.fill(known[:, -1:], cache)
         logits = self.recorded.step(self.transformer, bucket)
         cache.commit()
         return logits

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from labcore.cache import CacheChoice, KVCache, create, is_endless
 from labcore.errors import NotSupported, PromptError
+from labcore.generation.flight import one_ahead
 from labcore.generation.prompts import PromptBatch
 from labcore.generation.sampling import Sampler, SamplingParams
 from labcore.generation.steps import StepKind, decode_with, ensure_step, room_for
@@ -75,7 +76,7 @@ class Generation:
         step: StepKind = "eager",
     ) -> None:
         _ensure_step(step, model, trace)
-        self.model, self.prompts, self.stopping = model, prompts, stopping
+        self.model, self.prompts, self.stopping, self.kind = model, prompts, stopping, step
         length = prompts.tokens.shape[1]
         self.new_tokens = stopping.room(model, length, is_endless(cache))
         # The last token is drawn but never fed, so it needs no room in the cache.
@@ -97,24 +98,39 @@ class Generation:
 
     def __iter__(self) -> Iterator[BatchStep]:
         self.cache.adopt(self.prompts.tokens)
+        watched = self.new_tokens if self.recorder or self.kind != "graph" else min(1, self.new_tokens)
         try:
-            for index in range(self.new_tokens):
+            for index in range(watched):
                 yield self._step(index)
+            for ahead in one_ahead(self._launch, range(watched, self.new_tokens), self.model.device):
+                yield BatchStep(*ahead)
         finally:
             self.cache.release(self.known[:, : self.length])
 
     def _step(self, index: int) -> BatchStep:
         start, held = time.perf_counter(), self.cache.length
         known = self.known[:, : self.length]
-        logits = self._decode(known) if index else prefill(self.model, known, self.cache)
-        chosen = self.sampler(logits, self._history(known))
+        logits = self._logits(index, known)
+        chosen = self._draw(known, logits)
         tokens: list[int] = chosen.tolist()  # waits for the device: the step's time is real
         seconds = time.perf_counter() - start
-        self.known[:, self.length] = chosen
-        self.length += 1
         if self.recorder:
             self.recorder.record(known, logits, tokens[0], held, seconds)
         return BatchStep(index, tokens, seconds)
+
+    def _launch(self, index: int) -> Tensor:
+        """The tokens (B,) of a step that nobody looks into, on the device."""
+        known = self.known[:, : self.length]
+        return self._draw(known, self._logits(index, known))
+
+    def _logits(self, index: int, known: Tensor) -> Tensor:
+        return self._decode(known) if index else prefill(self.model, known, self.cache)
+
+    def _draw(self, known: Tensor, logits: Tensor) -> Tensor:
+        chosen = self.sampler(logits, self._history(known))
+        self.known[:, self.length] = chosen
+        self.length += 1
+        return chosen
 
     def _history(self, known: Tensor) -> Tensor | None:
         """Tokens for the repetition penalty, padding marked -1; None when nobody asks."""

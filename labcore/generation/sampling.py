@@ -133,9 +133,28 @@ class Sampler:
         """(B, vocab) fp32 logits, (B, t) tokens so far -> (B,) int64 tokens."""
         processed = process_logits(logits, self.params, history)
         if self.params.greedy:
-            return processed.argmax(-1)
+            return best(processed)
         points = torch.cat([torch.rand(1, generator=stream) for stream in self.streams])
         return draw(processed, points.to(logits.device))
+
+
+PARTS = 128  # of a row, where there are too few rows for a GPU's multiprocessors
+
+
+def best(logits: Tensor) -> Tensor:
+    """(B, vocab) -> (B,) int64: argmax, for which PyTorch lets one multiprocessor read a whole row."""
+    rows, vocab = logits.shape
+    if not logits.is_cuda or rows > 16 or vocab % PARTS:
+        return logits.argmax(-1)
+    return _best_of_parts(logits)
+
+
+def _best_of_parts(logits: Tensor) -> Tensor:
+    """The largest of each part first, then of those."""
+    parts = logits.unflatten(-1, (PARTS, -1))
+    tops, places = parts.max(-1)
+    part = tops.argmax(-1, keepdim=True)
+    return (part * parts.shape[-1] + places.gather(1, part)).squeeze(1)
 
 
 def draw(logits: Tensor, points: Tensor) -> Tensor:

@@ -19,6 +19,20 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
+def rope_angles(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position times every frequency, in fp32.
+
+    positions: (B or 1, n) int64, frequencies: (d,) fp32. Returns two tensors (B or 1, 1, n, d) in `dtype`.
+    """
+    if takes(positions):
+        from labcore.kernels.triton.heads import rope_angles as on_gpu
+
+        found: tuple[Tensor, Tensor] = on_gpu(positions, frequencies, dtype)
+        return found
+    angles = positions.view(-1, 1, positions.shape[1], 1) * frequencies
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs (i, i + d/2) of each head by its position's angles (Su et al. 2021, RoFormer).
 

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import torch
 from torch import Tensor
 
+_plainly: ContextVar[bool] = ContextVar("plainly", default=False)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Here nothing goes to Triton: every operation is PyTorch's, as the readable path promises."""
+    before = _plainly.set(True)
+    try:
+        yield
+    finally:
+        _plainly.reset(before)
+
 
 def takes(x: Tensor) -> bool:
-    """Whether a Triton kernel without a backward pass may compute this: on a GPU, outside of training, and
-    not while a compiler, which fuses these operations itself, traces them."""
+    """Whether a Triton kernel without a backward pass may compute this: on a GPU, outside of training, not
+    where all is done plainly, and not while a compiler, which fuses these operations itself, traces them."""
     if not x.is_cuda or torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
         return False
-    return triton_ready()
+    return not _plainly.get() and triton_ready()
 
 
 @cache

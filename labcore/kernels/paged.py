@@ -15,7 +15,7 @@ from torch import Tensor
 from labcore.kernels import native
 from labcore.kernels.attention import attention
 from labcore.kernels.native.build import NativeUnavailable
-from labcore.kernels.on_gpu import triton_ready
+from labcore.kernels.on_gpu import takes
 
 
 def paged_attention(
@@ -28,7 +28,7 @@ def paged_attention(
     largest of them, where the caller knows it (reading it waits for the GPU). Returns (B, h, 1, d).
     """
     longest = int(context_lens.max()) if longest is None else longest
-    if q.is_cuda and triton_ready():
+    if takes(q):
         from labcore.kernels.triton.paged_attention import paged_attention as on_gpu
 
         out: Tensor = on_gpu(q, pool, block_tables, context_lens, longest=longest)
@@ -36,9 +36,58 @@ def paged_attention(
     return _gathered(q, pool, block_tables, context_lens, longest)
 
 
+def paged_decode(
+    q: Tensor, k: Tensor, v: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tensor, *, longest: int
+) -> Tensor:
+    """Store k and v (B, h_kv, 1, d) at position context_lens - 1 of each sequence, then `paged_attention`.
+
+    A row of length 0 stores nothing. One launch on a GPU, or two where sequences are split.
+    """
+    if takes(q):
+        from labcore.kernels.triton.paged_attention import paged_attention as on_gpu
+
+        out: Tensor = on_gpu(q, pool, block_tables, context_lens, longest=longest, new=(k, v))
+        return out
+    size = pool.shape[3]
+    newest = context_lens.long()[:, None] - 1
+    blocks = block_tables.long().gather(1, newest.clamp_min(0) // size)
+    write_blocks(pool, k, v, torch.where(newest < 0, newest, blocks * size + newest % size))
+    return _gathered(q, pool, block_tables, context_lens, longest)
+
+
+def contiguous_decode(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    store: Tensor,
+    lens: Tensor,
+    *,
+    longest: int,
+    starts: Tensor | None = None,
+) -> Tensor:
+    """The same over a contiguous cache, (2, B, h_kv, capacity, d): blocks of a sequence each, in order.
+
+    lens: (B,) as context_lens. starts: (B,) positions before which a sequence has only padding.
+    """
+    if takes(q):
+        from labcore.kernels.triton.paged_attention import paged_attention as on_gpu
+
+        pool = store.transpose(1, 2)
+        out: Tensor = on_gpu(q, pool, None, lens, longest=longest, new=(k, v), starts=starts)
+        return out
+    rows, newest = torch.arange(len(lens), device=q.device), lens.long() - 1
+    for part, new in zip(store, (k, v), strict=True):
+        part[rows, :, newest] = new[:, :, 0]
+    places = torch.arange(longest, device=q.device)
+    seen = places < lens[:, None]
+    if starts is not None:
+        seen &= places >= starts[:, None]
+    return attention(q, *store[:, :, :, :longest], mask=seen[:, None, None])
+
+
 def write_blocks(pool: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
     """Put k and v (B, h_kv, n, d) into the pool. slots: (B, n) int64 block * block_size + offset, or -1."""
-    if pool.is_cuda and triton_ready():
+    if takes(pool):
         from labcore.kernels.triton.paged_attention import write_blocks as on_gpu
 
         on_gpu(pool, k, v, slots)
@@ -71,7 +120,7 @@ class Chunks:
     ) -> None:
         self.starts, self.lengths, self.tables = starts, lengths, block_tables
         self._tiles: Tensor | None = None
-        if block_tables.is_cuda and triton_ready():
+        if takes(block_tables):
             from labcore.kernels.triton.paged_chunks import queries_of, tiles_of
 
             tiles = tiles_of(starts, lengths, queries_of(heads, kv_heads))

@@ -61,10 +61,6 @@ class NativeBlock:
         return all(home.get(name) is thing for home, name, thing in self._sources)
 
 
-# Beyond so many sequences PyTorch's matrix product makes better use of the arithmetic units.
-MAX_BATCH = 16
-
-
 class NativeDecoder:
     """All layers' twins and the head: one decode step from embeddings to logits."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from labcore import kernels
 from labcore.config import ModelConfig
 from labcore.kernels.rotary import inverse_frequencies
 
@@ -29,5 +30,4 @@ class Rope(nn.Module):
 
         The sign is in the frequencies: cos(-a) = cos(a), sin(-a) = -sin(a).
         """
-        angles = positions.view(-1, 1, positions.shape[1], 1) * self.signed_freq
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        return kernels.rope_angles(positions, self.signed_freq, dtype)

@@ -10,6 +10,7 @@ queries, keys and values come from one product, gate and up from another.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from labcore import kernels
 from labcore.config import ModelConfig
-from labcore.model.native_block import MAX_BATCH, NativeDecoder, native_decoder
+from labcore.kernels import native
+from labcore.model import gpu_block
+from labcore.model.native_block import NativeDecoder, native_decoder
 from labcore.model.rope import Rope
 from labcore.quant.linear import QuantLinear
 
@@ -151,10 +154,16 @@ class Transformer(nn.Module):
         Returns (B, n or as many as are kept, vocab) in the model's dtype.
         Raises CacheFull when the cache has no room for n more.
         """
+        with nullcontext() if self.fast else kernels.plainly():
+            return self._compute(tokens, cache, logits_to_keep)
+
+    def _compute(self, tokens: Tensor, cache: AttendingCache, logits_to_keep: int | Tensor) -> Tensor:
         x = self.embed_tokens(tokens)  # (B, n, hidden)
         cos, sin = self.rope(cache.begin(tokens.shape[1]), x.dtype)
-        if native := self._native_for(x):
-            logits = native(x, cos, sin, cache)
+        if twin := self._native_for(x):
+            logits = twin(x, cos, sin, cache)
+        elif gpu_block.takes(self, x):
+            logits = gpu_block.decode(self, x, cos, sin, cache)
         else:
             for layer in self.layers:
                 x = layer(x, cos, sin, cache)
@@ -170,7 +179,8 @@ class Transformer(nn.Module):
     def _native_for(self, x: Tensor) -> NativeDecoder | None:
         """The native twin, when few sequences are decoded in fp32 on a CPU."""
         batch, new, _ = x.shape
-        if not self.fast or new != 1 or batch > MAX_BATCH or x.device.type != "cpu" or x.requires_grad:
+        few = new == 1 and batch <= native.MOST_TOKENS
+        if not self.fast or not few or x.device.type != "cpu" or x.requires_grad:
             return None
         if self._native is None or (self._native and not self._native.current()):
             self.prepare()

@@ -27,7 +27,7 @@ from labcore.perf import roof_measuring as measuring
 from labcore.perf.dtypes import canonical
 from labcore.perf.machine import Neighbours, cache_folder, device_name, resolve_device
 
-_FORMAT = "2"  # of the cache file: changes with what is measured
+_FORMAT = "3"  # of the cache file: changes with what is measured
 # What is multiplied in unless asked otherwise, as far as the device offers it.
 _DEFAULT = {
     "cpu": ("float32", "bfloat16", "int8"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from labcore.kernels.on_gpu import triton_ready
 from labcore.model import Model
 from labcore.serving.flight import Newest
 from labcore.serving.sequence import Row
-from labcore.serving.step_cache import block_tables, slots_of
+from labcore.serving.step_cache import block_tables
 
 FINE, STEP = 64, 8  # buckets are 1, 2, 4, then every 8 up to 64, then every 32
 
@@ -47,11 +46,11 @@ class FixedRows:
         self.store, self.positions, device = store, positions, store.device
         self.wide = store.pool.blocks_for(positions)
         pinned = device.type == "cuda"
-        self._host = [torch.zeros(4, most, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
+        self._host = [torch.zeros(3, most, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
         self._host_tables = [
             torch.zeros(most * self.wide, dtype=torch.int32, pin_memory=pinned) for _ in range(2)
         ]
-        self._numbers = torch.zeros(4, most, dtype=torch.int64, device=device)
+        self._numbers = torch.zeros(3, most, dtype=torch.int64, device=device)
         self._tables = torch.zeros(most, self.wide, dtype=torch.int32, device=device)
         self._chosen = torch.zeros(most, dtype=torch.int64, device=device)
         self._turn = 0
@@ -60,13 +59,11 @@ class FixedRows:
     def fill(self, rows: Rows[Row], bucket: int, newest: Newest) -> None:
         """Take the rows of a step; those up to the bucket stand empty."""
         count, self._turn = len(rows), 1 - self._turn
-        starts = np.fromiter((row.start for row in rows), np.int64, count)
         tables = block_tables([row.sequence.blocks for row in rows])
-        slots = slots_of(tables, np.arange(count), starts, self.store.pool.block_size)
         numbers = self._host[self._turn].numpy()[:, :bucket]
         numbers[:, count:] = -1  # a position of -1: of no length
         numbers[0, :count] = [row.sequence.tokens[row.start] for row in rows]
-        numbers[1, :count], numbers[2, :count], numbers[3, :count] = starts, slots, newest.places(rows)
+        numbers[1, :count], numbers[2, :count] = [row.start for row in rows], newest.places(rows)
         self._numbers[:, :bucket].copy_(self._host[self._turn][:, :bucket], non_blocking=True)
         flat, width = self._host_tables[self._turn][: tables.size], tables.shape[1]
         flat.numpy()[:] = tables.reshape(-1)
@@ -80,7 +77,7 @@ class FixedRows:
 
     def tokens(self) -> Tensor:
         """(R, 1) int64: what the host knows, and what the step before drew on the device."""
-        known, place = self._numbers[0, : self.rows].clamp_min(0), self._numbers[3, : self.rows]
+        known, place = self._numbers[0, : self.rows].clamp_min(0), self._numbers[2, : self.rows]
         drawn = self._chosen.index_select(0, place.clamp_min(0))
         return torch.where(place < 0, known, drawn)[:, None]
 
@@ -88,15 +85,12 @@ class FixedRows:
         """Positions (R, 1); lengths are derived from them once a step."""
         at = self._numbers[1, : self.rows]
         self._lens = (at + 1).int()
-        self._slots = self._numbers[2, : self.rows, None]
         return at.clamp_min(0)[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write k and v (R, h_kv, 1, d), return the attention of q (R, h, 1, d)."""
-        pool = self.store.layers[layer]
-        kernels.write_blocks(pool, k, v, self._slots)
-        tables = self._tables[: self.rows]
-        return kernels.paged_attention(q, pool, tables, self._lens, longest=self.positions)
+        pool, tables = self.store.layers[layer], self._tables[: self.rows]
+        return kernels.paged_decode(q, k, v, pool, tables, self._lens, longest=self.positions)
 
     def commit(self) -> None:
         """The engine counts."""

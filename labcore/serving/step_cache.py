@@ -73,7 +73,7 @@ class StepCache:
         """q (R, h, 1, d) or (1, h, N, d), k and v with h_kv heads -> the shape of q."""
         pool = self.store.layers[layer]
         if self.batched:
-            return self._decode(layer, pool, q, k, v, self._slots[:, None])
+            return self._decode(layer, pool, q, k, v)
         at = self.singles
         # Heads beside each other, as the projection behind it takes them.
         out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
@@ -81,16 +81,15 @@ class StepCache:
         self._chunks.attend(q[:, :, at:], k[:, :, at:], v[:, :, at:], pool, out[:, :, at:])
         if at:
             one, keys, values = (_as_batch(part[:, :, :at]) for part in (q, k, v))
-            single = self._decode(layer, pool, one, keys, values, self._slots[:at, None])
+            single = self._decode(layer, pool, one, keys, values)
             out[:, :, :at] = single.permute(2, 1, 0, 3)
         return out
 
-    def _decode(self, layer: int, pool: Tensor, q: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> Tensor:
+    def _decode(self, layer: int, pool: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         tables, lens = self._tables[: self.singles], self._lens[: self.singles]
         if self.store.decode and self.store.decode[layer].takes(q, k, v):
             return self.store.decode[layer](q, k, v, tables, lens, self._longest)
-        kernels.write_blocks(pool, k, v, slots)
-        return kernels.paged_attention(q, pool, tables, lens, longest=self._longest)
+        return kernels.paged_decode(q, k, v, pool, tables, lens, longest=self._longest)
 
     def commit(self) -> None:
         """The runner counts."""

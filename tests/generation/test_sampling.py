@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from labcore.errors import SamplingError
+from labcore.generation import sampling
 from labcore.generation.sampling import Sampler, SamplingParams, draw, process_logits
 
 THREE = torch.tensor([[2.0, 1.0, 0.0]])
@@ -114,3 +115,11 @@ def test_rows_have_their_own_streams() -> None:
 def test_impossible_values_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(SamplingError, match=rf"^{name} is .*; it must be .*\.$"):
         SamplingParams(**{name: value})  # type: ignore[arg-type]
+
+
+def test_the_best_of_parts_is_the_best() -> None:
+    """As on a GPU; of tokens that tie the first, as argmax takes."""
+    logits = torch.randn(5, 3 * sampling.PARTS)
+    logits[1, 7] = logits[1, 200] = logits[1, 300] = 9.0
+    logits[2, -1], logits[3, 0] = 9.0, 9.0
+    assert torch.equal(sampling._best_of_parts(logits), logits.argmax(-1))

@@ -41,6 +41,11 @@ def check_triton(device: str, dtype: torch.dtype, limit: float) -> None:
     """Raises AssertionError where a kernel and its reference differ by more than `limit`."""
     from labcore.kernels.triton import heads as module
 
+    positions = torch.tensor([[0, 1, 77], [3000, 131071, 5]], device=device)
+    frequencies = torch.tensor([-1.0, -0.3, 1.0, 0.3], device=device)
+    at = positions[:, None, :, None].float() * frequencies
+    found = module.rope_angles(positions, frequencies, dtype)
+    torch.testing.assert_close(found, (at.cos().to(dtype), at.sin().to(dtype)), atol=limit, rtol=limit)
     for shape in SHAPES:
         batch, q_heads, _, n, size = shape
         x = made(shape, device, dtype)

@@ -102,7 +102,7 @@ def test_any_cache_and_any_number_of_threads(kind: str, threads: int) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("kind", EXACT.values())
-@pytest.mark.parametrize("batch", [2, 3, 5, 8])
+@pytest.mark.parametrize("batch", [2, 3, 8, 9, 16, 17, 30])
 @pytest.mark.parametrize("padded", [False, True])
 def test_batches(kind: str, batch: int, padded: bool) -> None:
     config = ModelConfig(

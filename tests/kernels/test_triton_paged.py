@@ -43,9 +43,53 @@ def check(case: tuple[int, int, int, int, list[int]], device: str, dtype: torch.
         processors, module.PROGRAMS_PER_SM = module.PROGRAMS_PER_SM, 64
         try:
             found = module.paged_attention(q, pool, tables, lens, longest=max(lengths))
+            check_appended(module, q, pool, tables, lens, limit)
+            check_contiguous(module, q, lens, kv_heads, limit)
         finally:
             module.MIN_SHARE, module.PROGRAMS_PER_SM = before, processors
         torch.testing.assert_close(found, expected, atol=limit, rtol=limit)
+
+
+def check_appended(
+    module: ModuleType,
+    q: torch.Tensor,
+    pool: torch.Tensor,
+    tables: torch.Tensor,
+    lens: torch.Tensor,
+    limit: float,
+) -> None:
+    """A step's own keys and values are attended to, and stored where the tables say, and nowhere else."""
+    (_, kv_heads, _, block, size), longest = pool.shape, int(lens.max())
+    k, v = torch.randn(2, len(q), kv_heads, 1, size).to(q).unbind()
+    expected, found = pool.clone(), pool.clone()
+    for row, length in enumerate(lens.tolist()):
+        if length:
+            place = int(tables[row, (length - 1) // block]), (length - 1) % block
+            for side, new in zip(expected, (k, v), strict=True):
+                side[:, place[0], place[1]] = new[row, :, 0]
+    mixed = module.paged_attention(q, found, tables, lens, longest=longest, new=(k, v))
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    attended = reference.paged_attention(q, expected, tables, lens)
+    torch.testing.assert_close(mixed, attended, atol=limit, rtol=limit)
+
+
+def check_contiguous(
+    module: ModuleType, q: torch.Tensor, lens: torch.Tensor, kv_heads: int, limit: float
+) -> None:
+    """The same over sequences that lie whole, each behind its padding, in a store with room to spare."""
+    longest, size = int(lens.max()), q.shape[-1]
+    lens, starts = lens.clamp_min(1), (lens - 1).clamp_min(0) // 3
+    store = torch.randn(2, len(q), kv_heads, longest + 5, size).to(q)
+    k, v = torch.randn(2, len(q), kv_heads, 1, size).to(q).unbind()
+    found = module.paged_attention(
+        q, store.transpose(1, 2), None, lens, longest=longest, new=(k, v), starts=starts
+    )
+    for row, (start, length) in enumerate(zip(starts.tolist(), lens.tolist(), strict=True)):
+        one = slice(row, row + 1)
+        torch.testing.assert_close(store[:, row, :, length - 1], torch.stack([k[row, :, 0], v[row, :, 0]]))
+        seen = store[:, one, :, start:length]
+        expected = reference.attention(q[one], seen[0], seen[1])
+        torch.testing.assert_close(found[one], expected, atol=limit, rtol=limit)
 
 
 def check_write(module: ModuleType, pool: torch.Tensor, heads: int) -> None:

@@ -2,10 +2,11 @@
 
 from labcore.kernels.native.build import status
 from labcore.kernels.native.decode_attention import DecodeAttention, of_native_layer
-from labcore.kernels.native.layer import HeadKernel, LayerKernel, available, fits
+from labcore.kernels.native.layer import MOST_TOKENS, HeadKernel, LayerKernel, available, fits
 from labcore.kernels.native.quantized import Matrix
 
 __all__ = [
+    "MOST_TOKENS",
     "DecodeAttention",
     "HeadKernel",
     "LayerKernel",

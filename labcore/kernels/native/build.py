@@ -27,7 +27,9 @@ SOURCES = tuple(
     Path(__file__).with_name(f"{name}.c")
     for name in ("layer", "attention", "prompt_attention", "elementwise", "quantized")
 )
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("exponential.h", "rounding.h", "quantized.h"))
+HEADERS = tuple(
+    Path(__file__).with_name(name) for name in ("exponential.h", "rounding.h", "quantized.h", "dense.h")
+)
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
 SECONDS = 120
 

@@ -19,6 +19,8 @@ static int omp_get_num_threads(void) { return 1; }
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
+#include "dense.h"
+#include "exponential.h"
 #include "quantized.h"
 
 /* One weight matrix: fp32 rows, or codes. */
@@ -28,7 +30,8 @@ typedef struct {
     const float *bias;      /* of a dense one; codes bring their own */
 } matrix_t;
 
-/* A matrix's input, which each thread rounds for itself where the matrix is in codes. */
+/* A matrix's input, which each thread lays out for itself: rounded where the matrix is in codes, several tokens
+ * beside each other where it is not. */
 typedef struct {
     const float *x;
     void *rounded;
@@ -41,9 +44,7 @@ typedef struct {
     matrix_t qkv, o, gate_up, down;
 } layer_t;
 
-typedef struct { int begin, end; } range_t;
-
-/* This thread's share of n rows, in multiples of 16: rows are read four at a time, codes 16. */
+/* This thread's share of n rows, in multiples of 16: rows are read eight at a time, codes 16. */
 static range_t share(int n) {
     int threads = omp_get_num_threads(), me = omp_get_thread_num();
     int blocks = (n + BLOCK - 1) / BLOCK;
@@ -51,84 +52,13 @@ static range_t share(int n) {
     return (range_t){begin, end < n ? end : n};
 }
 
-#ifdef __AVX512F__
-#define WIDTH 16
-#else
-#define WIDTH 8
-#endif
-typedef float vector __attribute__((vector_size(WIDTH * sizeof(float)), aligned(sizeof(float))));
-
-static float sum_of(vector v) {
-    float sum = 0;
-    for (int i = 0; i < WIDTH; i++) sum += v[i];
-    return sum;
-}
-
-static float dot(const float *restrict a, const float *restrict b, int n) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-/* Four rows of the matrix with `tokens` (1 to 4, a constant where it is called) vectors: each row is read once,
- * and four streams of memory are in flight. out[t * stride + r] for r in 0..3. */
-static inline __attribute__((always_inline)) void tile(const float *restrict rows, const float *restrict x,
-                                                       float *restrict out, int stride, int columns, int tokens) {
-    vector sums[4][4] = {0};
-    int i = 0;
-    for (; i + WIDTH <= columns; i += WIDTH) {
-        vector weights[4];
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; r++) weights[r] = *(const vector *)(rows + (size_t)r * columns + i);
-#pragma GCC unroll 4
-        for (int t = 0; t < tokens; t++) {
-            vector input = *(const vector *)(x + (size_t)t * columns + i);
-#pragma GCC unroll 4
-            for (int r = 0; r < 4; r++) sums[t][r] += weights[r] * input;
-        }
-    }
-    for (int t = 0; t < tokens; t++)
-        for (int r = 0; r < 4; r++)
-            out[(size_t)t * stride + r] =
-                sum_of(sums[t][r]) + dot(rows + (size_t)r * columns + i, x + (size_t)t * columns + i, columns - i);
-}
-
-/* One row with one vector. A matrix read row after row is a single stream, which memory serves faster than the
- * four of a tile; four sums keep the additions from waiting for one another. */
-static float streamed_dot(const float *restrict row, const float *restrict x, int columns) {
-    vector sums[4] = {0};
-    int i = 0;
-    for (; i + 4 * WIDTH <= columns; i += 4 * WIDTH)
-#pragma GCC unroll 4
-        for (int s = 0; s < 4; s++) sums[s] += *(const vector *)(row + i + s * WIDTH) * *(const vector *)(x + i + s * WIDTH);
-    return sum_of((sums[0] + sums[1]) + (sums[2] + sums[3])) + dot(row + i, x + i, columns - i);
-}
-
-/* out[t][r] = matrix[r] . x[t] + bias[r] for these rows and all tokens; out has `stride` floats a token. */
-static void dense_product(const float *matrix, const float *bias, const float *x, float *out, int stride, range_t rows,
-                          int columns, int tokens) {
-    int r = rows.begin, t;
-    if (tokens == 1)
-        for (; r < rows.end; r++) out[r] = streamed_dot(matrix + (size_t)r * columns, x, columns);
-    for (; r + 4 <= rows.end; r += 4) {
-        const float *from = matrix + (size_t)r * columns;
-        for (t = 0; t + 4 <= tokens; t += 4) tile(from, x + (size_t)t * columns, out + (size_t)t * stride + r, stride, columns, 4);
-        for (; t < tokens; t++) tile(from, x + (size_t)t * columns, out + (size_t)t * stride + r, stride, columns, 1);
-    }
-    for (; r < rows.end; r++)
-        for (t = 0; t < tokens; t++)
-            out[(size_t)t * stride + r] = dot(matrix + (size_t)r * columns, x + (size_t)t * columns, columns);
-    if (bias)
-        for (t = 0; t < tokens; t++)
-            for (r = rows.begin; r < rows.end; r++) out[(size_t)t * stride + r] += bias[r];
-}
-
 static input_t input_of(const matrix_t *matrix, const float *x, int columns, int tokens, char *work) {
     void *room = work + tokens * qvector_bytes(columns);
     if (matrix->codes)
         for (int t = 0; t < tokens; t++) round_token(matrix->codes, x + (size_t)t * columns, room, work, tokens, t);
-    return (input_t){x, work};
+    else if (tokens > 1)
+        beside(x, (float *)work, columns, tokens);
+    return (input_t){!matrix->codes && tokens > 1 ? (float *)work : x, work};
 }
 
 /* The same of a matrix of either kind, from its row `first` on (a multiple of 16). */
@@ -163,7 +93,7 @@ static void rotate(float *head, const float *cos, const float *sin, int d) {
 
 /* x (tokens, hidden) -> qkv (tokens, heads + 2 kv_heads, head_dim): normalised, projected, queries and keys rotated.
  * cos, sin: head_dim floats, `turn` floats further for the next token (0: all tokens are at one position).
- * scratch: for each thread tokens * hidden floats and `work` bytes (a multiple of 64), which rounded inputs take. */
+ * scratch: for each thread tokens * hidden floats and `work` bytes (a multiple of 64), which inputs are laid out in. */
 void labcore_before_attention(const layer_t *layer, const float *x, const float *cos, const float *sin, int turn,
                               float *qkv, float *scratch, long work, int tokens, int threads) {
     const layer_t l = *layer;
@@ -185,6 +115,12 @@ void labcore_before_attention(const layer_t *layer, const float *x, const float 
             rotate(at, cos + (size_t)token * turn, sin + (size_t)token * turn, l.head_dim);
         }
     }
+}
+
+/* gate = silu(gate) * up, Shazeer 2020. */
+static void gate_with(float *restrict gate, const float *restrict up, int n) {
+#pragma omp simd
+    for (int i = 0; i < n; i++) gate[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
 static void add(float *x, const float *update, int n, range_t rows, int tokens) {
@@ -214,10 +150,7 @@ void labcore_after_attention(const layer_t *layer, const float *mixed, float *x,
         product(&l.gate_up, 0, &input, gate, n, inner, l.hidden, tokens);
         product(&l.gate_up, n, &input, up, n, inner, l.hidden, tokens);
         for (int t = 0; t < tokens; t++)
-            for (int i = inner.begin; i < inner.end; i++) {
-                float g = gate[(size_t)t * n + i];
-                gate[(size_t)t * n + i] = g / (1.0f + expf(-g)) * up[(size_t)t * n + i];
-            }
+            gate_with(gate + (size_t)t * n + inner.begin, up + (size_t)t * n + inner.begin, inner.end - inner.begin);
 #pragma omp barrier
         input = input_of(&l.down, gate, n, tokens, own);
         product(&l.down, 0, &input, update, l.hidden, mine, n, tokens);

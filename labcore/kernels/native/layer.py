@@ -56,10 +56,17 @@ def _at(tensor: Weight) -> int | None:
     return tensor.data_ptr() if isinstance(tensor, Tensor) else None
 
 
+MOST_TOKENS = 64  # beyond, PyTorch's matrix product makes better use of the arithmetic units
+WIDEST = 16  # tokens that lie side by side in the widest vectors there are
+
+
 def _work(weights: Iterable[Weight], tokens: int) -> int:
-    """Bytes that a thread needs to round its inputs for these matrices: a multiple of 64."""
-    widest = max((weight.columns for weight in weights if isinstance(weight, Matrix)), default=0)
-    return tokens * rounded_bytes(widest) + rounding_bytes(widest)
+    """Bytes that a thread needs to lay out its inputs for these matrices: a multiple of 64."""
+    kinds = list(weights)
+    codes = max((weight.columns for weight in kinds if isinstance(weight, Matrix)), default=0)
+    dense = max((weight.shape[-1] for weight in kinds if isinstance(weight, Tensor)), default=0)
+    beside = -(-tokens // WIDEST) * WIDEST * 4 * dense if tokens > 1 else 0
+    return max(tokens * rounded_bytes(codes) + rounding_bytes(codes), -(-beside // 64) * 64)
 
 
 class LayerKernel:

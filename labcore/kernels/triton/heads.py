@@ -53,6 +53,26 @@ def _norm(
     tl.store(out_at, made.to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _angles(positions, frequencies, cos, sin, SIZE: tl.constexpr, SIZE_PAD: tl.constexpr):
+    item, sizes = tl.program_id(0), tl.arange(0, SIZE_PAD)
+    position = tl.load(positions + item).to(tl.float32)
+    angle = position * tl.load(frequencies + sizes, mask=sizes < SIZE, other=0.0)
+    at = item * SIZE + sizes
+    tl.store(cos + at, tl.cos(angle).to(cos.dtype.element_ty), mask=sizes < SIZE)
+    tl.store(sin + at, tl.sin(angle).to(sin.dtype.element_ty), mask=sizes < SIZE)
+
+
+def rope_angles(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """As `kernels.rope_angles`."""
+    (batch, n), size = positions.shape, frequencies.shape[0]
+    cos, sin = torch.empty(2, batch, 1, n, size, device=positions.device, dtype=dtype)
+    _angles[(batch * n,)](
+        positions.contiguous(), frequencies, cos, sin, SIZE=size, SIZE_PAD=triton.next_power_of_2(size)
+    )
+    return cos, sin
+
+
 def _like(x: Tensor) -> Tensor:
     """(B, heads, n, d) with the heads of a position side by side, as the projection leaves them."""
     batch, heads, n, size = x.shape

@@ -1,7 +1,7 @@
 """Weights in 8 or 4 bits on a GPU: codes become numbers in registers and are multiplied there.
 
-Up to MANY tokens a program holds some rows' sums for all tokens and walks along the columns, each code read
-once; beyond, tiles of tokens and rows go through the tensor cores.
+One token goes as in `matvec.py`. Up to MANY a program holds some rows' sums for all tokens and walks along
+the columns, each code read once; beyond, tiles of tokens and rows go through the tensor cores.
 """
 
 # Triton reads annotations of its own kind, and its language has no types that mypy knows.
@@ -14,9 +14,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import cuda
+
+from labcore.kernels.triton.launching import early, options
 
 MANY = 8
 WIDEST = 256  # columns of a tile
+ROWS, BYTES, RUN = 4, 2048, 16  # of one token: a program's rows, bytes of each, neighbours of a thread
 
 
 @triton.jit
@@ -36,6 +40,48 @@ def _weights(codes, scale, zero, offset, rows, inside, part, first, group, group
     if OFFSET:
         w += tl.load(offset + grid, mask=inside, other=0.0).to(tl.float32)[:, None]
     return w
+
+
+@triton.jit
+def _one(x, codes, scale, zero, offset, out, count, stride, group, groups, centre,
+         FOUR: tl.constexpr, ZERO: tl.constexpr, OFFSET: tl.constexpr, EARLY: tl.constexpr,
+         ROWS: tl.constexpr, BYTES: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
+    """A run of codes lies within a group, so that its scale is applied to its sum."""
+    LOWEST: tl.constexpr = 128 if codes.dtype.element_ty == tl.int8 else 0  # added, so that none is negative
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside, steps, runs = (rows < count)[:, None], tl.arange(0, BYTES), tl.arange(0, BYTES // RUN) * RUN
+    at = codes + rows.to(tl.int64)[:, None] * stride + steps[None, :]
+    part = tl.load(at, mask=inside & (steps < stride)[None, :], other=0, eviction_policy="evict_first")
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
+    sums = tl.zeros((ROWS, BYTES // RUN), tl.float32)
+    for start in range(0, stride, BYTES):
+        ahead = start + BYTES + steps
+        following = tl.load(
+            at + start + BYTES, mask=inside & (ahead < stride)[None, :], other=0,
+            eviction_policy="evict_first",
+        )  # fmt: skip
+        there = inside & (start + runs < stride)[None, :]
+        for high in tl.static_range(2 if FOUR else 1):
+            q = part
+            if FOUR:
+                q = (part >> 4) if high == 1 else (part & 15)
+            v = tl.load(x + high * stride + start + steps, mask=start + steps < stride, other=0.0)
+            v = v.to(tl.float32)
+            v = tl.reshape(v, (1, BYTES // RUN, RUN))
+            grid = rows[:, None] * groups + ((high * stride + start + runs) // group)[None, :]
+            # A code's bits, put where they mean units behind 2**23, cost less than a conversion of it.
+            base = tl.zeros((ROWS, BYTES // RUN), tl.float32) + (8388608.0 + LOWEST + centre)
+            if ZERO:
+                base += tl.load(zero + grid, mask=there, other=0).to(tl.float32)
+            number = ((q.to(tl.int32) + LOWEST) | 0x4B000000).to(tl.float32, bitcast=True)
+            number = tl.reshape(number, (ROWS, BYTES // RUN, RUN)) - base[:, :, None]
+            sums += tl.sum(number * v, 2) * tl.load(scale + grid, mask=there, other=0.0).to(tl.float32)
+            if OFFSET:
+                sums += tl.sum(v, 2) * tl.load(offset + grid, mask=there, other=0.0).to(tl.float32)
+        part = following
+    tl.store(out + rows, tl.sum(sums, 1).to(out.dtype.element_ty), mask=rows < count)
 
 
 @triton.jit
@@ -115,7 +161,12 @@ def linear(
     kinds = {"FOUR": bits == 4, "ZERO": zero is not None, "OFFSET": offset is not None}
     wide = tile_columns(columns, group, bits)
     at = (flat, codes, scale, scale if zero is None else zero, scale if offset is None else offset, out)
-    if total <= MANY:
+    if total == 1:
+        _one[(triton.cdiv(rows, ROWS),)](
+            *at, rows, *shared[1:], EARLY=early(x.device), ROWS=ROWS, BYTES=BYTES, RUN=RUN,
+            **kinds, **options(x.device),
+        )  # fmt: skip
+    elif total <= MANY:
         height = max(4, min(32, 2048 // wide))
         grid = (triton.cdiv(rows, height),)
         _few[grid](*at, total, rows, *shared, TOKENS=_power(total), ROWS=height, COLUMNS=wide, **kinds)

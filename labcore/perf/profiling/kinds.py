@@ -66,14 +66,14 @@ _PARTS = (
         MATMUL,
         _any(
             r"gemm|gemv|cutlass|xmma|nvjet|split_?k|wgmma|matmul|linear|triton_tem|triton_mm",
-            r"_mm_|addmm|\bmm\b|dot_kernel",
+            r"_mm_|addmm|\bmm\b|dot_kernel|^_(one|few|tiles)$",
         ),
     ),
     (COPIES, _any(r"memcpy|memset|copy|embedding|gather|scatter|index|CatArray|concat|^_write$")),
     (
         ELEMENTWISE,
         _any(
-            r"elementwise|pointwise|softmax|norm|silu|gelu|swiglu|rope|rotary|reduce_kernel|fused|Functor",
+            r"elementwise|pointwise|softmax|norm|silu|gelu|swiglu|rope|rotary|^_angles$|reduce_kernel|fused|Functor",
             r"triton_(poi|red|per)",
         ),
     ),

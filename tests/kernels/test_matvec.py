@@ -1,0 +1,81 @@
+"""A token's products with what stands around them, in Triton, against the plain operations one by one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from labcore.kernels import reference
+from tests.kernels.interpreter import interpreted, needs_triton, without_gpu
+from tests.kernels.test_heads import angles
+
+# rows, columns, half a head: sizes that fill no tile, and one that takes several
+SHAPES = [(48, 40, 8), (24, 1100, 4), (40, 72, 10), (96, 300, 16), (160, 2048, 8)]
+
+
+def check(device: str, dtype: torch.dtype, limit: float) -> None:
+    """Raises AssertionError where a product and its plain twin differ by more than `limit`."""
+    for rows, columns, half in SHAPES:
+        torch.manual_seed(rows)
+        made = [torch.randn(*shape) for shape in ((1, 1, columns), (rows, columns), (rows,), (columns,))]
+        made[1] /= columns**0.5  # results of order one
+        x, weight, bias, norm = (one.to(device, dtype) for one in made)
+        residual = torch.randn(1, 1, rows).to(device, dtype)
+        check_plain(x, weight, bias, norm, residual, limit)
+        check_paired(x, weight, bias, norm, half, limit)
+
+
+def check_plain(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, norm: torch.Tensor, residual: torch.Tensor,
+    limit: float,
+) -> None:  # fmt: skip
+    """With and without a bias, a norm in front, a residual behind."""
+    from labcore.kernels.triton import matvec as module
+
+    close = {"atol": limit, "rtol": limit}
+    expected = F.linear(x.float(), weight.float())
+    torch.testing.assert_close(module.fused_linear(x, weight), expected.to(x.dtype), **close)
+    normed = F.linear(reference.rms_norm(x.float(), norm.float(), 1e-5), weight.float(), bias.float())
+    found = module.fused_linear(x, weight, bias, norm=norm, eps=1e-5)
+    torch.testing.assert_close(found, normed.to(x.dtype), **close)
+    found = module.fused_linear(x, weight, bias, then=module.ADD, residual=residual)
+    torch.testing.assert_close(found, (expected + bias.float() + residual.float()).to(x.dtype), **close)
+
+
+def check_paired(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, norm: torch.Tensor, half: int, limit: float
+) -> None:
+    """The gate; and heads turned, the last one left as it is."""
+    from labcore.kernels.triton import matvec as module
+
+    close = {"atol": limit, "rtol": limit}
+    plain = F.linear(reference.rms_norm(x.float(), norm.float(), 1e-5), weight.float(), bias.float())
+    found = module.fused_linear(x, weight, bias, norm=norm, eps=1e-5, then=module.GATE)
+    torch.testing.assert_close(found, reference.swiglu(plain).to(x.dtype), **close)
+    heads = plain.view(1, 1, -1, 2 * half).transpose(1, 2)
+    turned = heads.shape[1] - 1
+    cos, sin = (part.to(x) for part in angles(1, 1, 2 * half))
+    spun = reference.apply_rope(heads[:, :turned], cos.float(), sin.float())
+    expected = torch.cat([spun, heads[:, turned:]], dim=1).transpose(1, 2).reshape(1, 1, -1)
+    found = module.fused_linear(
+        x, weight, bias, norm=norm, eps=1e-5, then=module.TURN, half=half, angles=(cos, sin), turned=turned
+    )
+    torch.testing.assert_close(found, expected.to(x.dtype), **close)
+
+
+@needs_triton
+@without_gpu
+def test_in_the_interpreter() -> None:
+    code = (
+        "import torch; from tests.kernels import test_matvec as t\n"
+        "t.check('cpu', torch.float32, 1e-5); t.check('cpu', torch.float16, 8e-3); print('ok')"
+    )
+    assert interpreted(code) == "ok"
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_on_a_gpu() -> None:
+    check("cuda", torch.float32, 1e-5)
+    check("cuda", torch.bfloat16, 3e-2)
