@@ -8,9 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from labcore.bench.cli_kernels import kernels
 from labcore.bench.cli_predict import parallel, predict
+from labcore.bench.cli_prefill import prefill
 from labcore.bench.cli_quant import quant, quant_quality
 from labcore.bench.cli_serving import serving
+from labcore.bench.cli_suite import everything
 from labcore.bench.options import Device, Dtype, Out, Source, keep
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine beside its peers and the machine's limits.")
@@ -21,6 +24,9 @@ def main() -> None:
     """Measure the engine beside its peers and the machine's limits."""
 
 
+app.command("all")(everything)
+app.command()(prefill)
+app.command()(kernels)
 app.command()(predict)
 app.command()(parallel)
 app.command()(quant)

@@ -10,8 +10,6 @@ from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages
 
-RECIPES = ("int8", "int4:group=32,head=same")
-
 
 def quant(
     model: Source = "shape:smollm2-135m",
@@ -30,6 +28,7 @@ def quant(
     """Quantized weights: prefill and decode beside full precision, peers and the bandwidth ceiling."""
     from labcore.bench import record
     from labcore.bench.quant import bench_quant
+    from labcore.bench.usual import RECIPES
     from labcore.perf.machine import resolve_device
 
     console = Console()

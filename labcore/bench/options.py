@@ -9,6 +9,13 @@ import typer
 from rich.console import Console
 
 Source = Annotated[str, typer.Option(help="story, a folder, a Hub id, or shape:NAME.")]
+OptionalSource = Annotated[
+    str | None,
+    typer.Option(
+        help="story, a folder, a Hub id, or shape:NAME; default: shape:smollm2-135m, on a GPU "
+        "shape:llama-3.2-1b."
+    ),
+]
 Peers = Annotated[list[str] | None, typer.Option(help="A peer: transformers, llama.cpp. May be given again.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")]

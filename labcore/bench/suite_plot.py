@@ -1,0 +1,139 @@
+"""The rows of `labcore bench all` as one figure: ours beside peers and the ceiling, a panel for each section.
+
+plotly is imported here and nowhere else of the benchmarks, and only when a figure is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labcore.bench.suite_rows import Row
+from labcore.errors import LabError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+CEILING = "what the machine allows"
+EDGE = 0.02  # of a factor of ten: room for the points at the ends of an axis
+# Pixels: of a line of points, of a panel beside its lines, between two panels, above and below all of them,
+# of a line of the legend, which lies above them and holds about so many engines.
+LINE, FRAME, GAP, ABOVE, BELOW, LEGEND_LINE, ENGINES = 24, 30, 100, 100, 60, 28, 4
+
+
+def suite_figure(rows: Sequence[Row]) -> go.Figure:
+    """A panel for each section, a line for each thing measured, a point for each engine; logarithmic.
+
+    Raises LabError where plotly is not installed, and where there are no rows.
+    """
+    theme, make_subplots = _plotting()
+    if not rows:
+        raise LabError("There is nothing to draw: no section gave a row; see why each of them failed.")
+    panels = list(dict.fromkeys((row.section, row.unit) for row in rows))
+    heights = [LINE * len(_lines(rows, panel)) + FRAME for panel in panels]
+    area = sum(heights) + GAP * (len(panels) - 1)
+    made = make_subplots(
+        rows=len(panels), cols=1, subplot_titles=[_title(rows, panel) for panel in panels],
+        row_heights=heights, vertical_spacing=GAP / area if len(panels) > 1 else 0,
+    )  # fmt: skip
+    looks = _looks([row.engine for row in rows], theme)
+    for place, panel in enumerate(panels, start=1):
+        _draw(made, place, [row for row in rows if (row.section, row.unit) == panel], looks, theme)
+    above = ABOVE + LEGEND_LINE * (1 + len(looks) // ENGINES)
+    made.update_layout(
+        template=theme.template(), height=area + above + BELOW, margin={"t": above, "b": BELOW},
+        title={
+            "text": "labcore beside its peers and what the machine allows",
+            "y": 1, "yanchor": "top", "pad": {"t": 16},
+        },
+        legend={"y": 1 + 36 / area},
+    )  # fmt: skip
+    return made
+
+
+def write_page(rows: Sequence[Row], path: Path) -> None:
+    """The figure as a page that needs no network. Raises LabError as `suite_figure`."""
+    figure = suite_figure(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.write_html(path, include_plotlyjs=True, full_html=True)
+
+
+def ensure_plotting() -> None:
+    """Raises LabError where plotly is not installed: before anything is measured for a figure."""
+    _plotting()
+
+
+def _plotting() -> tuple[Any, Any]:
+    """(the lab's theme, plotly's make_subplots)."""
+    try:
+        from plotly.subplots import make_subplots
+
+        from labcore.lab import theme
+    except ModuleNotFoundError as missing:
+        package = str(missing.name).partition(".")[0]
+        raise LabError(
+            f"A figure needs the package {package}, which is not installed; pip install {package}, or leave "
+            "--plot out."
+        ) from None
+    return theme, make_subplots
+
+
+def _lines(rows: Sequence[Row], panel: tuple[str, str]) -> list[str]:
+    return list(dict.fromkeys(row.what for row in rows if (row.section, row.unit) == panel))
+
+
+def _title(rows: Sequence[Row], panel: tuple[str, str]) -> str:
+    section, unit = panel
+    better = next(row.higher_is_better for row in rows if (row.section, row.unit) == panel)
+    return f"{section}: {unit}, {'higher' if better else 'lower'} is better"
+
+
+def _looks(engines: Sequence[str], theme: Any) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each engine; both change, so that more engines than colours stay apart."""
+    colors, symbols = theme.COLORS, theme.SYMBOLS
+    return {
+        engine: (colors[n % len(colors)], symbols[(n + n // len(colors)) % len(symbols)])
+        for n, engine in enumerate(dict.fromkeys(engines))
+    }
+
+
+def _draw(
+    made: go.Figure, place: int, rows: Sequence[Row], looks: dict[str, tuple[str, str]], theme: Any
+) -> None:
+    """One panel: a trace for each engine, named once in the legend, and one for ceilings."""
+    named = {trace.name for trace in made.data}
+    for engine in dict.fromkeys(row.engine for row in rows):
+        color, symbol = looks[engine]
+        mine = [row for row in rows if row.engine == engine]
+        made.add_scatter(
+            x=[row.value for row in mine], y=[row.what for row in mine], name=engine, mode="markers",
+            marker={"color": color, "symbol": symbol, "size": 10}, legendgroup=engine,
+            showlegend=engine not in named, text=[_told(row) for row in mine], hoverinfo="text",
+            row=place, col=1,
+        )  # fmt: skip
+    ceilings = {row.what: row.ceiling for row in rows if row.ceiling}
+    shown = [row.value for row in rows] + list(ceilings.values())
+    made.update_xaxes(title_text=rows[0].unit, **_axis(shown, theme), row=place, col=1)
+    made.update_yaxes(autorange="reversed", row=place, col=1)
+    if ceilings:
+        made.add_scatter(
+            x=list(ceilings.values()), y=list(ceilings), name=CEILING, mode="markers",
+            marker={"color": theme.BLACK, "symbol": "line-ns-open", "size": 16, "line": {"width": 2}},
+            legendgroup=CEILING, showlegend=CEILING not in named, row=place, col=1,
+        )  # fmt: skip
+
+
+def _axis(values: Sequence[float], theme: Any) -> dict[str, Any]:
+    """Logarithmic, from a labelled number to a labelled number, however near to each other the values are."""
+    ticks = theme.log_ticks(values)
+    low = max(mark for mark in ticks["tickvals"] if mark <= min(values))
+    high = min(mark for mark in ticks["tickvals"] if mark >= max(values))
+    return {**ticks, "range": [math.log10(low) - EDGE, math.log10(high) + EDGE], "tickangle": 0}
+
+
+def _told(row: Row) -> str:
+    share = "" if row.ceiling_share is None else f", {row.ceiling_share:.0%} of what the machine allows"
+    ratio = "" if row.ours_over is None else f", ours is {row.ours_over:.2f} times as fast"
+    return f"{row.what}<br>{row.engine}: {row.value:,.4g} {row.unit}{share}{ratio}"
