@@ -41,6 +41,16 @@ class NativeBlock:
         kernel.after_attention(mixed.contiguous(), x)
         return x
 
+    def packed(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
+        """The same of a row of tokens, x (tokens, 1, hidden); the cache sees them as (1, h, tokens, d)."""
+        kernel = self.kernel
+        if x.shape[0] != kernel.tokens:
+            kernel.resize(x.shape[0])
+        kernel.before_attention(x, cos, sin)
+        mixed = cache.attend(self.layer, *(part.transpose(0, 2) for part in (kernel.q, kernel.k, kernel.v)))
+        kernel.after_attention(mixed.transpose(0, 2).contiguous(), x)
+        return x
+
     def labelled(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
         """The same step for a profiler, which would not see C functions without a label around them."""
         kernel = self.kernel
@@ -68,12 +78,23 @@ class NativeDecoder:
         config = transformer.config
         self.blocks = [NativeBlock(block, config) for block in _blocks(transformer)]
         weights = _head_weights(transformer)
+        parts = [weights, *map(_weights, _blocks(transformer))]
+        self.dense = not any(isinstance(one, native.Matrix) for part in parts for one in part.values())
         self._head = native.HeadKernel(weights["norm"], weights["head"], config.rms_norm_eps)
         self._sources = [
             *_parts_of(transformer),
             *_parts_of(transformer.norm),
             *_parts_of(transformer.lm_head),
         ]
+
+    def packed(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache, kept: Tensor | slice
+    ) -> Tensor:
+        """(1, n, hidden), cos and sin (1, 1, n, d) -> logits (1, as many as are kept, vocab)."""
+        x, cos, sin = x.transpose(0, 1), cos.transpose(0, 2), sin.transpose(0, 2)
+        for block in self.blocks:
+            x = block.packed(x, cos, sin, cache)
+        return self._head(x[kept].contiguous()).transpose(0, 1)
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
         """(B, 1, hidden) -> logits (B, 1, vocab)."""

@@ -160,14 +160,16 @@ class Transformer(nn.Module):
     def _compute(self, tokens: Tensor, cache: AttendingCache, logits_to_keep: int | Tensor) -> Tensor:
         x = self.embed_tokens(tokens)  # (B, n, hidden)
         cos, sin = self.rope(cache.begin(tokens.shape[1]), x.dtype)
-        if twin := self._native_for(x):
-            logits = twin(x, cos, sin, cache)
+        kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else slice(-logits_to_keep, None)
+        packed = x.shape[0] == 1 and x.shape[1] > 1 and getattr(cache, "packed", False)
+        if twin := self._native_for(x, packed):
+            args = (x, cos, sin, cache)
+            logits = twin.packed(*args, kept) if packed else twin(*args)
         elif gpu_block.takes(self, x):
             logits = gpu_block.decode(self, x, cos, sin, cache)
         else:
             for layer in self.layers:
                 x = layer(x, cos, sin, cache)
-            kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else slice(-logits_to_keep, None)
             logits = self.lm_head(self.norm(x[:, kept]))
         cache.commit()
         return logits
@@ -176,14 +178,16 @@ class Transformer(nn.Module):
         """Build the native twin now, where there can be one, rather than in the first decode step."""
         self._native = native_decoder(self) or False
 
-    def _native_for(self, x: Tensor) -> NativeDecoder | None:
-        """The native twin, when few sequences are decoded in fp32 on a CPU."""
+    def _native_for(self, x: Tensor, packed: bool) -> NativeDecoder | None:
+        """The native twin, in fp32 on a CPU, when few sequences are decoded or few tokens are served."""
         batch, new, _ = x.shape
-        few = new == 1 and batch <= native.MOST_TOKENS
+        few = (new == 1 or packed) and batch * new <= native.MOST_TOKENS
         if not self.fast or not few or x.device.type != "cpu" or x.requires_grad:
             return None
         if self._native is None or (self._native and not self._native.current()):
             self.prepare()
+        if packed and self._native and not self._native.dense:
+            return None  # codes round the tokens of a prompt as they do outside of an engine
         return self._native or None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class StepCache:
         self.ends = np.cumsum(new)
         self.singles = int((new == 1).sum())
         self.batched = self.singles == len(rows)
+        self.packed = not self.batched  # tokens of several sequences, one behind the other
         # Positions and places of all new tokens at once: row by row would be a loop over tokens.
         of_row = np.repeat(np.arange(len(rows)), new)
         at = np.arange(self.ends[-1]) - np.repeat(self.ends - new, new) + starts[of_row]

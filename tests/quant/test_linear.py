@@ -174,7 +174,7 @@ def test_the_fused_layers_compute_as_the_modules_do(recipe: str, batch: int) -> 
         transformer = small.transformer
         if not fused:
             transformer._native = False
-            transformer._native_for = lambda x: None  # type: ignore[method-assign]
+            transformer._native_for = lambda x, packed: None  # type: ignore[method-assign]
         cache = caches.create("contiguous", CONFIG, batch_size=batch, capacity=16)
         with torch.inference_mode():
             prompt = transformer(tokens[:, :8], cache)
