@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from labcore.bench.interleave import Samples, interleave
 from labcore.bench.peers import Run, ours, peer
+from labcore.bench.usual import random_prompt
 from labcore.model import Model
 from labcore.perf import costs, roofs
 
@@ -66,7 +65,7 @@ def bench_generate(
     progress: Callable[[str], None] = lambda _: None,
 ) -> GenerateResult:
     """Interleaved whole runs of labcore and the named peers. Raises LabError for a peer that cannot run."""
-    prompt = _prompt(model, prompt_tokens)
+    prompt = random_prompt(model, prompt_tokens)
     contestants = {OURS: ours(model, prompt, new_tokens)}
     contestants |= {name: peer(name, model, prompt, new_tokens) for name in against}
     progress("measuring the roofs")
@@ -88,12 +87,6 @@ def bench_generate(
         rows=rows,
         samples_s={name: [run.seconds for run in found.results] for name, found in samples.items()},
     )
-
-
-def _prompt(model: Model, length: int) -> list[int]:
-    """Random tokens: the speed of a dense model does not depend on them, and every model has them."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, model.config.vocab_size, (length,), generator=generator).tolist()
 
 
 def _bytes_per_step(model: Model, context: int) -> int:

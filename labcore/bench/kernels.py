@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,7 +25,7 @@ from labcore.generation.cuda_graph import capture
 from labcore.model import Model
 from labcore.perf import roof_measuring, roofs
 from labcore.perf.peaks import Machine, machine_from_roofs
-from labcore.perf.timing import synchronize
+from labcore.perf.timing import seconds_of
 
 SIZES = {"cpu": Sizes(), "cuda": Sizes(prompt=2048, context=2048, batch=32)}
 SAMPLE_S = 5e-3  # that a sample lasts at least
@@ -132,7 +131,7 @@ class Memory:
 
     def rate(self) -> float:
         """Bytes/s just now."""
-        return self._bytes / _seconds(self._way, self.device)
+        return self._bytes / seconds_of(self._way, self.device)
 
 
 def measured(case: Case, machine: Machine, memory: Memory, repeats: int) -> Row:
@@ -164,7 +163,7 @@ def sampler(calls: Sequence[Call], device: torch.device, *, recorded: bool) -> C
     recorded: replay them as one CUDA graph.
     """
     calls[0]()  # what is compiled, chosen or paged in at the first call
-    count = calls_for(_seconds(calls[0], device), len(calls))
+    count = calls_for(seconds_of(calls[0], device), len(calls))
     turn = itertools.cycle(calls)
 
     def several() -> Any:
@@ -173,7 +172,7 @@ def sampler(calls: Sequence[Call], device: torch.device, *, recorded: bool) -> C
         return next(turn)()
 
     run = capture(several, device)[0] if recorded else several
-    return lambda: _seconds(run, device) / count
+    return lambda: seconds_of(run, device) / count
 
 
 def calls_for(seconds: float, sets: int) -> int:
@@ -182,14 +181,6 @@ def calls_for(seconds: float, sets: int) -> int:
     wanted = min(MOST_CALLS, max(1, round(SAMPLE_S / max(seconds, 1e-9))))
     rounds = -(-wanted // sets) * sets
     return rounds if rounds * seconds < 10 * SAMPLE_S else wanted
-
-
-def _seconds(fn: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    fn()
-    synchronize(device)
-    return time.perf_counter() - start
 
 
 def _row(case: Case, samples: dict[str, Samples[float]], deviation: float, machine: Machine) -> Row:

@@ -8,7 +8,6 @@ best: what disturbs them most (a thread that waits for its core) takes longer th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,7 +26,7 @@ from labcore.perf.balance import utilisation
 from labcore.perf.dtypes import canonical
 from labcore.perf.peaks import Machine
 from labcore.perf.predict import StepTime, step_time
-from labcore.perf.timing import synchronize
+from labcore.perf.timing import seconds_of
 
 WARMUP = 2
 
@@ -147,7 +146,7 @@ class _Bench:
         @torch.inference_mode()
         def run() -> float:
             cache.reset()
-            return _seconds(lambda: self.model.transformer(tokens, cache, logits_to_keep=1), self.device)
+            return seconds_of(lambda: self.model.transformer(tokens, cache, logits_to_keep=1), self.device)
 
         return self._row("prefill", 1, prompt, prompt, run)
 
@@ -155,8 +154,8 @@ class _Bench:
         few = self._few_rows(batch, new)
         contestants: dict[str, Callable[[], float]] = {
             "step": run,
-            "read": lambda: _seconds(lambda: self.buffer.sum(), self.device),
-            "product": lambda: _seconds(self.product, self.device),
+            "read": lambda: seconds_of(lambda: self.buffer.sum(), self.device),
+            "product": lambda: seconds_of(self.product, self.device),
         }
         contestants |= {f"{rows} rows": partial(self._rate, rows) for rows in few}
         samples = interleave(contestants, repeats=self.repeats, warmup=WARMUP)
@@ -192,7 +191,7 @@ class _Bench:
             for _ in range(calls):
                 run()
 
-        return calls * work / _seconds(several, self.device)
+        return calls * work / seconds_of(several, self.device)
 
     @staticmethod
     def _flops(shape: tuple[int, int, int]) -> float:
@@ -227,11 +226,3 @@ def _told(
 
 def _empty(model: Model, room: int) -> KVCache:
     return caches.create("contiguous", model.config, capacity=room, device=model.device, dtype=model.dtype)
-
-
-def _seconds(fn: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    fn()
-    synchronize(device)
-    return time.perf_counter() - start

@@ -18,6 +18,7 @@ from labcore import cache as caches
 from labcore.bench import llama_cpp
 from labcore.bench.interleave import Samples, interleave
 from labcore.bench.peers import as_transformers
+from labcore.bench.usual import random_prompt
 from labcore.config import ModelConfig
 from labcore.errors import LabError
 from labcore.model import Model
@@ -102,7 +103,7 @@ def bench_prefill(
     with ExitStack() as stack:
         engines = _engines(model, against, max(lengths), stack)
         for length in lengths:
-            prompt = _prompt(model, length)
+            prompt = random_prompt(model, length)
             contestants = {name: start(prompt) for name, start in engines.items()}
             progress(f"prompt of {length}")
             found[length] = interleave(contestants, repeats=repeats, progress=progress)
@@ -210,12 +211,6 @@ def _timed(compute: Callable[[], int], model: Model) -> Run:
     if not measurable:
         return Run(seconds)
     return Run(seconds, torch.cuda.max_memory_allocated(model.device) - before + model.weight_bytes)
-
-
-def _prompt(model: Model, length: int) -> list[int]:
-    """Random tokens, which take as long as any others."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, model.config.vocab_size, (length,), generator=generator).tolist()
 
 
 def _rows(model: Model, tokens: int, samples: dict[str, Samples[Run]], machine: Machine) -> list[Row]:

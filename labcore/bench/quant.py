@@ -21,6 +21,7 @@ from labcore import cache as caches
 from labcore.bench import llama_cpp
 from labcore.bench.interleave import Samples, interleave
 from labcore.bench.peers import as_transformers
+from labcore.bench.usual import random_prompt
 from labcore.errors import LabError
 from labcore.generation.loop import decode_step, prefill
 from labcore.generation.sampling import best
@@ -93,8 +94,7 @@ def bench_quant(
     if unknown := [name for name in against if name not in PEERS]:
         raise LabError(f"There is no peer {unknown[0]!r} here; choose from {', '.join(PEERS)}.")
     plain = labcore.load(source, device=device, dtype=dtype)
-    generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(plain.config.vocab_size, (prompt_tokens,), generator=generator).tolist()
+    prompt = random_prompt(plain, prompt_tokens)
     full = f"labcore {str(plain.dtype).removeprefix('torch.')}"
     with ExitStack() as stack:
         contestants: dict[str, Contestant] = {full: ours(plain, prompt, new_tokens, batches)}

@@ -49,6 +49,14 @@ class BlockStore:
         self.layers = [torch.zeros(shape, device=self.device, dtype=dtype) for _ in layers]
         self.decode = bind(self.layers, config.num_attention_heads)
 
+    def step(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, tables: Tensor, lens: Tensor, longest: int
+    ) -> Tensor:
+        """One token of each sequence, arguments as in `kernels.paged_decode`; natively where it is bound."""
+        if self.decode and self.decode[layer].takes(q, k, v):
+            return self.decode[layer](q, k, v, tables, lens, longest)
+        return kernels.paged_decode(q, k, v, self.layers[layer], tables, lens, longest=longest)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks, free ones included."""
@@ -189,9 +197,7 @@ class PagedCache(KVCache):
     def _attend_one(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         pool = self.store.layers[layer]
         if self.observer is None:
-            if self.store.decode and self.store.decode[layer].takes(q, k, v):
-                return self.store.decode[layer](q, k, v, self._tables, self._lens, self._longest)
-            return kernels.paged_decode(q, k, v, pool, self._tables, self._lens, longest=self._longest)
+            return self.store.step(layer, q, k, v, self._tables, self._lens, self._longest)
         kernels.write_blocks(pool, k, v, self._places())
         seen = torch.arange(self._longest, device=self.device) < self._lens[:, None]
         keys, _ = kernels.gather_blocks(pool, self._tables, self._longest)

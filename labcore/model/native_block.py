@@ -34,8 +34,6 @@ class NativeBlock:
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
         """(B, 1, hidden) -> the same tensor."""
         kernel = self.kernel
-        if x.shape[0] != kernel.tokens:
-            kernel.resize(x.shape[0])
         kernel.before_attention(x, cos, sin)
         mixed = cache.attend(self.layer, kernel.q, kernel.k, kernel.v)
         kernel.after_attention(mixed.contiguous(), x)
@@ -44,8 +42,6 @@ class NativeBlock:
     def packed(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
         """The same of a row of tokens, x (tokens, 1, hidden); the cache sees them as (1, h, tokens, d)."""
         kernel = self.kernel
-        if x.shape[0] != kernel.tokens:
-            kernel.resize(x.shape[0])
         kernel.before_attention(x, cos, sin)
         mixed = cache.attend(self.layer, *(part.transpose(0, 2) for part in (kernel.q, kernel.k, kernel.v)))
         kernel.after_attention(mixed.transpose(0, 2).contiguous(), x)
@@ -54,8 +50,6 @@ class NativeBlock:
     def labelled(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
         """The same step for a profiler, which would not see C functions without a label around them."""
         kernel = self.kernel
-        if x.shape[0] != kernel.tokens:
-            kernel.resize(x.shape[0])
         with record_function("labcore::linear_native (norm, qkv, rope)"):
             kernel.before_attention(x, cos, sin)
         with record_function("labcore::attention_native"):

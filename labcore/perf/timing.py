@@ -76,6 +76,15 @@ def summarize(samples: list[float]) -> Timing:
     return Timing(median_s=statistics.median(samples), spread_s=upper - lower, samples=tuple(samples))
 
 
+def seconds_of(fn: Callable[[], object], device: torch.device) -> float:
+    """One run of `fn()`, the device waited for on both sides."""
+    synchronize(device)
+    start = time.perf_counter()
+    fn()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done everything it was asked for; a CPU always has."""
     if device.type == "cuda":

@@ -74,7 +74,7 @@ class StepCache:
         """q (R, h, 1, d) or (1, h, N, d), k and v with h_kv heads -> the shape of q."""
         pool = self.store.layers[layer]
         if self.batched:
-            return self._decode(layer, pool, q, k, v)
+            return self._decode(layer, q, k, v)
         at = self.singles
         # Heads beside each other, as the projection behind it takes them.
         out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
@@ -82,15 +82,13 @@ class StepCache:
         self._chunks.attend(q[:, :, at:], k[:, :, at:], v[:, :, at:], pool, out[:, :, at:])
         if at:
             one, keys, values = (_as_batch(part[:, :, :at]) for part in (q, k, v))
-            single = self._decode(layer, pool, one, keys, values)
+            single = self._decode(layer, one, keys, values)
             out[:, :, :at] = single.permute(2, 1, 0, 3)
         return out
 
-    def _decode(self, layer: int, pool: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _decode(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         tables, lens = self._tables[: self.singles], self._lens[: self.singles]
-        if self.store.decode and self.store.decode[layer].takes(q, k, v):
-            return self.store.decode[layer](q, k, v, tables, lens, self._longest)
-        return kernels.paged_decode(q, k, v, pool, tables, lens, longest=self._longest)
+        return self.store.step(layer, q, k, v, tables, lens, self._longest)
 
     def commit(self) -> None:
         """The runner counts."""

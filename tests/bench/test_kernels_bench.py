@@ -16,6 +16,7 @@ from labcore.bench.kernel_case import Bench, Case, LeftOut, Sizes, difference, s
 from labcore.bench.kernel_cases_fused import fused
 from labcore.config import ModelConfig
 from labcore.kernels import native
+from labcore.perf import timing
 from labcore.perf.peaks import machine_from_roofs
 from tests.bench.made_up import ROOFS, SMALL, folder_of, model_of, without_measuring
 from tests.kernels.interpreter import interpreted, needs_triton, without_gpu
@@ -130,7 +131,7 @@ def test_the_memory_is_read_or_copied_whole(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(kernels.roof_measuring, "working_set", lambda _: 1 << 20)
     memory = MEMORY(torch.device("cpu"))
     clock = itertools.count(0.0, 0.5)
-    monkeypatch.setattr(kernels.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     assert memory.rate() == 2 * (1 << 20)
 
 
@@ -153,7 +154,7 @@ def test_a_sample_is_whole_rounds_unless_that_takes_too_long(
 def test_a_sample_takes_the_operands_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "calls_for", lambda *_: 4)
     clock = itertools.count(0.0, 8.0)
-    monkeypatch.setattr(kernels.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     order: list[str] = []
     calls = [lambda name=name: order.append(name) or torch.zeros(1) for name in "abc"]
     sample = kernels.sampler(calls, torch.device("cpu"), recorded=False)

@@ -97,7 +97,10 @@ class LayerKernel:
         self._qkv_at, self._scratch_at = self._qkv.data_ptr(), self._scratch.data_ptr()
 
     def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """x: (tokens, 1, hidden); cos, sin: (tokens or 1, 1, 1, head_dim). Fills `q`, `k` and `v`."""
+        """x: (tokens, 1, hidden); cos, sin: (tokens or 1, 1, 1, head_dim). Fills `q`, `k` and `v`, which are
+        new ones where there were more or fewer tokens before."""
+        if x.shape[0] != self.tokens:
+            self.resize(x.shape[0])
         turn = cos.shape[-1] if cos.shape[0] > 1 else 0
         self._before(
             self._at, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), turn,
