@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 
-class Flight:
-    """What a step will have drawn, (B,) int64 on the device, and the moment at which it has."""
+class Landing:
+    """What a step will have drawn, (B,) int64 on the device, and the moment at which the host has it."""
 
     def __init__(self, chosen: Tensor) -> None:
-        self._tokens = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=chosen.is_cuda)
-        self._tokens.copy_(chosen, non_blocking=True)
+        self._tokens = chosen
+        if chosen.is_cuda:
+            self._tokens = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=True)
+            self._tokens.copy_(chosen, non_blocking=True)
         self.landed = mark(chosen.device)
 
     def tokens(self) -> list[int]:
@@ -51,12 +53,12 @@ def one_ahead(
     """
     before, flying = mark(device), None
     for index in steps:
-        flight = Flight(launch(index))
+        landing = Landing(launch(index))
         if flying is not None:
             tokens = flying.tokens()
             yield index - 1, tokens, seconds_between(before, flying.landed)
             before = flying.landed
-        flying = flight
+        flying = landing
     if flying is not None:
         tokens = flying.tokens()
         yield steps[-1], tokens, seconds_between(before, flying.landed)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from labcore.generation.sampling import SamplingParams, draw, process_logits
+from labcore.generation.flight import Landing
+from labcore.generation.sampling import SamplingParams, best, draw, process_logits
 from labcore.serving.requests import TokenLogprob
 from labcore.serving.sequence import Sequence
 
@@ -33,18 +34,11 @@ class Draws:
         self.chosen = _choose(sequences, logits)
         asked = [row for row, one in enumerate(sequences) if one.request.logprobs is not None]
         self._logits = {row: logits[row : row + 1].clone() for row in asked}  # the next step may write there
-        self._host, self._arrived = self.chosen, None
-        if self.chosen.is_cuda:
-            self._host = torch.empty(self.chosen.shape, dtype=torch.int64, pin_memory=True)
-            self._host.copy_(self.chosen, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+        self._landing = Landing(self.chosen)
 
     def result(self) -> list[Drawn]:
         """Wait for them."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        tokens: list[int] = self._host.tolist()
+        tokens = self._landing.tokens()
         return [
             Drawn((token,), _logprobs(sequence, self._logits[row], [token]) if row in self._logits else ())
             for row, (sequence, token) in enumerate(zip(self.sequences, tokens, strict=True))
@@ -58,7 +52,7 @@ def draw_rows(sequences: Rows[Sequence], logits: Tensor) -> list[Drawn]:
 
 def _choose(sequences: Rows[Sequence], logits: Tensor) -> Tensor:
     """(R,) int64: by each request's own settings and random stream."""
-    chosen = logits.argmax(-1)
+    chosen = best(logits)
     for params, rows in _groups(sequences).items():
         if params.greedy and params.repetition_penalty == 1.0:
             continue
@@ -66,7 +60,7 @@ def _choose(sequences: Rows[Sequence], logits: Tensor) -> Tensor:
         some = [sequences[row] for row in rows]
         processed = process_logits(logits[picked], params, _history(some, params, logits.device))
         if params.greedy:
-            chosen[picked] = processed.argmax(-1)
+            chosen[picked] = best(processed)
         else:
             points = torch.cat([torch.rand(1, generator=one.stream) for one in some])
             chosen[picked] = draw(processed, points.to(logits.device))
