@@ -9,7 +9,7 @@ from torch import Tensor
 
 from labcore import kernels
 from labcore.bench.kernel_case import Bench, Call, Case
-from labcore.kernels import native, paged, reference
+from labcore.kernels import native, reference
 from labcore.kernels.native import elementwise, prompt_attention
 from labcore.kernels.native.decode_attention import MAX_GROUP
 from labcore.kernels.on_gpu import takes as on_gpu
@@ -226,8 +226,9 @@ def paged_decode(bench: Bench) -> Case:
 
 def _paged_step(bench: Bench, held: _Pool) -> Decode:
     if _in_c(bench):
-        (step,) = paged.bind([held.pool], bench.config.num_attention_heads)
-        return lambda q, k, v: step(q, k, v, held.tables, held.lens, held.longest)
+        memory = native.KVMemory([held.pool], bench.config.num_attention_heads, paged=True)
+        new = native.NewTokens(held.lens, held.longest, held.tables)
+        return lambda q, k, v: memory.attend(0, q, k, v, new)
     return lambda q, k, v: kernels.paged_decode(
         q, k, v, held.pool, held.tables, held.lens, longest=held.longest
     )
@@ -258,8 +259,8 @@ def _contiguous_step(bench: Bench, store: Tensor) -> Decode:
     heads, longest = bench.config.num_attention_heads, bench.sizes.context
     lens = torch.full((bench.sizes.batch,), longest, dtype=torch.int32, device=bench.device)
     if _in_c(bench):
-        step = native.DecodeAttention(store, heads)
-        return lambda q, k, v: step(q, k, v, lens, longest=longest)
+        memory, new = native.KVMemory([store], heads), native.NewTokens(lens, longest)
+        return lambda q, k, v: memory.attend(0, q, k, v, new)
     return lambda q, k, v: kernels.contiguous_decode(q, k, v, store, lens, longest=longest)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from labcore import kernels
 from labcore.config import ModelConfig
 from labcore.errors import CacheFull, OutOfMemory
-from labcore.kernels import reference
+from labcore.kernels import native, reference
 from labcore.perf.costs import CacheTraffic, kv_bytes_per_token
 from labcore.perf.machine import available_memory
 
@@ -151,6 +151,17 @@ class KVCache(ABC):
             mask = self._mask
             self.observer(layer, lambda: reference.attention_weights(q, keys, mask, causal), None)
         return kernels.attention(q, keys, values, mask=self._mask, causal=causal)
+
+    @property
+    def packed(self) -> bool:
+        """Whether new tokens of one row may come as rows of one token each, as `native_step` then takes
+        them."""
+        return False
+
+    def native_step(self) -> tuple[native.KVMemory, native.NewTokens] | None:
+        """Where the C kernels find keys and values, to do every `attend` of the step that has begun; None
+        where this kind attends by itself, or somebody observes."""
+        return None
 
     def commit(self) -> None:
         """Count the positions that `begin` announced as held."""

@@ -30,12 +30,8 @@ class ContiguousCache(KVCache):
 
     def _bind(self) -> None:
         """Bind the native decode kernel to the stores, where there is one."""
-        self._decode: list[native.DecodeAttention] = []
         self._starts = None if self.padding is None else self.padding.int()
-        if self.device.type == "cpu" and self.dtype == torch.float32 and native.available():
-            heads = self.config.num_attention_heads
-            self._decode = [native.DecodeAttention(store, heads) for store in self.store]
-            self._lengths = torch.zeros(self.batch_size, dtype=torch.int32)
+        self._memory = native.KVMemory.bind(self.store, self.config.num_attention_heads)
 
     def begin(self, n: int) -> Tensor:
         """As in the contract."""
@@ -46,19 +42,37 @@ class ContiguousCache(KVCache):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As in the contract; a decode step writes and attends in one native call, on a GPU in one launch."""
-        if self._new == 1 and self._decode and self.observer is None:
-            decode = self._decode[layer]
-            # The readable path (fast=False) stays readable throughout.
-            if native.of_native_layer(q, k, v) and decode.takes(q, k, v):
-                longest = self._length + 1
-                if layer == 0:
-                    self._lengths.fill_(longest)
-                return decode(q, k, v, self._lengths, longest=longest, starts=self._starts)
+        # The readable path (fast=False) stays readable throughout.
+        one = self._new == 1 and native.of_native_layer(q, k, v)
+        if one and (found := self.native_step()) and found[0].takes(q, k, v):
+            return found[0].attend(layer, q, k, v, found[1])
         if self._new == 1 and self.observer is None and takes(q):
             return kernels.contiguous_decode(
                 q, k, v, self.store[layer], self._lens, longest=self._length + 1, starts=self._starts
             )
         return super().attend(layer, q, k, v)
+
+    @property
+    def packed(self) -> bool:
+        """One sequence without padding."""
+        return self._memory is not None and self.observer is None and self._is_single
+
+    @property
+    def _is_single(self) -> bool:
+        return self.batch_size == 1 and self.padding is None
+
+    def native_step(self) -> tuple[native.KVMemory, native.NewTokens] | None:
+        """As in the contract: one new token of each sequence, or several of a single one."""
+        if self._memory is None or self.observer is not None:
+            return None
+        longest = self._length + self._new
+        if self._new == 1:
+            lengths = torch.full((self.batch_size,), longest, dtype=torch.int32)
+            return self._memory, native.NewTokens(lengths, longest, starts=self._starts)
+        if not self._is_single:
+            return None
+        lengths = torch.arange(self._length + 1, longest + 1, dtype=torch.int32)
+        return self._memory, native.NewTokens(lengths, longest, sequences=torch.zeros_like(lengths))
 
     @property
     def nbytes(self) -> int:

@@ -20,8 +20,7 @@ from labcore.cache.base import KVCache
 from labcore.cache.block_pool import BlockPool
 from labcore.config import ModelConfig
 from labcore.errors import OutOfMemory
-from labcore.kernels import reference
-from labcore.kernels.paged import bind
+from labcore.kernels import native, reference
 from labcore.perf.costs import CacheTraffic, kv_bytes_per_token
 from labcore.perf.machine import available_memory
 
@@ -47,14 +46,14 @@ class BlockStore:
         shape = (2, config.num_key_value_heads, num_blocks, block_size, config.head_dim)
         layers = range(config.num_hidden_layers)
         self.layers = [torch.zeros(shape, device=self.device, dtype=dtype) for _ in layers]
-        self.decode = bind(self.layers, config.num_attention_heads)
+        self.memory = native.KVMemory.bind(self.layers, config.num_attention_heads, paged=True)
 
     def step(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, tables: Tensor, lens: Tensor, longest: int
     ) -> Tensor:
         """One token of each sequence, arguments as in `kernels.paged_decode`; natively where it is bound."""
-        if self.decode and self.decode[layer].takes(q, k, v):
-            return self.decode[layer](q, k, v, tables, lens, longest)
+        if self.memory is not None and self.memory.takes(q, k, v):
+            return self.memory.attend(layer, q, k, v, native.NewTokens(lens, longest, tables))
         return kernels.paged_decode(q, k, v, self.layers[layer], tables, lens, longest=longest)
 
     @property
@@ -183,6 +182,24 @@ class PagedCache(KVCache):
         keys, values = kernels.gather_blocks(self.store.layers[layer], self._tables, self._longest)
         self._show(layer, q, keys, self._chunk_mask())
         return kernels.attention(q, keys, values, mask=self._chunk_mask())
+
+    @property
+    def packed(self) -> bool:
+        """One sequence without padding."""
+        single = self.batch_size == 1 and self.padding is None
+        return single and self.store.memory is not None and self.observer is None
+
+    def native_step(self) -> tuple[native.KVMemory, native.NewTokens] | None:
+        """As in the contract: one new token of each sequence, or several of a single one."""
+        memory, tables = self.store.memory, self._tables
+        if memory is None or self.observer is not None:
+            return None
+        if self._new == 1:
+            return memory, native.NewTokens(self._lens, self._longest, tables)
+        if not self.packed:
+            return None
+        lengths = torch.arange(self._length + 1, self._longest + 1, dtype=torch.int32)
+        return memory, native.NewTokens(lengths, self._longest, tables, sequences=torch.zeros_like(lengths))
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """A first prompt attends to itself; its keys and values are in the blocks already."""

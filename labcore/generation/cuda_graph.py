@@ -68,6 +68,9 @@ class FixedPlaces:
         store, starts = self.stores[layer], self._starts
         return kernels.contiguous_decode(q, k, v, store, self.lens, longest=self.span, starts=starts)
 
+    def native_step(self) -> None:
+        """Nothing for C kernels: it lies on a GPU."""
+
     def commit(self) -> None:
         """The cache itself counts."""
 

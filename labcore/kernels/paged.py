@@ -12,9 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from labcore.kernels import native
 from labcore.kernels.attention import attention
-from labcore.kernels.native.build import NativeUnavailable
 from labcore.kernels.on_gpu import takes
 
 
@@ -152,28 +150,3 @@ def _gathered(q: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tenso
     # A sequence of no positions would have nothing to attend to; what it gets is thrown away.
     out = attention(q, keys, values, mask=(seen | (context_lens == 0)[:, None])[:, None, None])
     return out.masked_fill((context_lens == 0)[:, None, None, None], 0.0)
-
-
-class PagedDecode:
-    """One layer's decode step on a CPU in fp32: append to the blocks and attend, in one native call."""
-
-    def __init__(self, pool: Tensor, heads: int) -> None:
-        self._kernel = native.DecodeAttention(pool, heads, paged=True)
-        self.takes = self._kernel.takes
-
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, block_tables: Tensor, context_lens: Tensor, longest: int
-    ) -> Tensor:
-        """Arguments as in `paged_attention`; k and v (B, h_kv, 1, d) go to position context_lens - 1."""
-        return self._kernel(q, k, v, context_lens, longest=longest, tables=block_tables)
-
-
-def bind(pools: list[Tensor], heads: int) -> list[PagedDecode]:
-    """The native step for each layer's pool; empty (said once, with the reason) where there is none."""
-    pool = pools[0]
-    if pool.device.type != "cpu" or pool.dtype != torch.float32:
-        return []
-    try:
-        return [PagedDecode(pool, heads) for pool in pools]
-    except NativeUnavailable:
-        return []  # `native.library` has told the reason

@@ -1,7 +1,8 @@
-"""A layer's fast twin for decoding on a CPU, one token of each of a few sequences, through the C kernels.
+"""The layers' fast twin for few new tokens on a CPU, through the C kernels.
 
-The layer's two halves are one call each; between them the cache attends, as it does for the readable `Block`,
-so every kind of cache works with both. `Transformer.fast = False` goes back to the readable path.
+Where a cache keeps keys and values as the C attention reads them (`native_step`), all layers are one call.
+Else a layer's two halves are one call each, and between them the cache attends as it does for the readable
+`Block`, so every kind of cache works with both. `Transformer.fast = False` goes back to the readable path.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from labcore.config import ModelConfig
 from labcore.kernels import native
@@ -24,39 +24,23 @@ Source = tuple[dict[str, Any], str, Any]
 
 
 class NativeBlock:
-    """Called as a Block is, with x (B, 1, hidden) fp32, which it updates in place and returns."""
+    """Called as a Block is, with x (tokens, 1, hidden) fp32, which it updates in place."""
 
     def __init__(self, block: Block, config: ModelConfig) -> None:
         self.layer = block.attention.layer
         self.kernel = native.LayerKernel(config, _weights(block))
         self._sources = _sources(block)  # after the weights: codes are other tensors once they are laid out
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
-        """(B, 1, hidden) -> the same tensor."""
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache, packed: bool) -> None:
+        """packed: the cache sees these tokens as one row, (1, h, tokens, d)."""
         kernel = self.kernel
-        kernel.before_attention(x, cos, sin)
-        mixed = cache.attend(self.layer, kernel.q, kernel.k, kernel.v)
-        kernel.after_attention(mixed.contiguous(), x)
-        return x
-
-    def packed(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
-        """The same of a row of tokens, x (tokens, 1, hidden); the cache sees them as (1, h, tokens, d)."""
-        kernel = self.kernel
-        kernel.before_attention(x, cos, sin)
-        mixed = cache.attend(self.layer, *(part.transpose(0, 2) for part in (kernel.q, kernel.k, kernel.v)))
-        kernel.after_attention(mixed.transpose(0, 2).contiguous(), x)
-        return x
-
-    def labelled(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
-        """The same step for a profiler, which would not see C functions without a label around them."""
-        kernel = self.kernel
-        with record_function("labcore::linear_native (norm, qkv, rope)"):
+        with native.labelled("linear_native (norm, qkv, rope)"):
             kernel.before_attention(x, cos, sin)
-        with record_function("labcore::attention_native"):
-            mixed = cache.attend(self.layer, kernel.q, kernel.k, kernel.v)
-        with record_function("labcore::linear_native (o, mlp)"):
-            kernel.after_attention(mixed.contiguous(), x)
-        return x
+        parts = (kernel.q, kernel.k, kernel.v)
+        with native.labelled("attention_native"):
+            mixed = cache.attend(self.layer, *(_turned(part) if packed else part for part in parts))
+        with native.labelled("linear_native (o, mlp)"):
+            kernel.after_attention((_turned(mixed) if packed else mixed).contiguous(), x)
 
     def current(self) -> bool:
         """Whether the block still has the weights that the kernel points at, and the kernel its threads."""
@@ -74,6 +58,7 @@ class NativeDecoder:
         weights = _head_weights(transformer)
         parts = [weights, *map(_weights, _blocks(transformer))]
         self.dense = not any(isinstance(one, native.Matrix) for part in parts for one in part.values())
+        self._layers = native.LayersKernel([block.kernel for block in self.blocks])
         self._head = native.HeadKernel(weights["norm"], weights["head"], config.rms_norm_eps)
         self._sources = [
             *_parts_of(transformer),
@@ -81,33 +66,35 @@ class NativeDecoder:
             *_parts_of(transformer.lm_head),
         ]
 
-    def packed(
+    def __call__(
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache, kept: Tensor | slice
     ) -> Tensor:
-        """(1, n, hidden), cos and sin (1, 1, n, d) -> logits (1, as many as are kept, vocab)."""
-        x, cos, sin = x.transpose(0, 1), cos.transpose(0, 2), sin.transpose(0, 2)
-        for block in self.blocks:
-            x = block.packed(x, cos, sin, cache)
-        return self._head(x[kept].contiguous()).transpose(0, 1)
+        """x (B, 1, hidden), or (1, n, hidden) over a cache that takes packed tokens, with cos and sin as Rope
+        makes them -> logits (B, 1 or as many as are kept, vocab)."""
+        packed = x.shape[1] > 1
+        if packed:  # each token is a row of the kernels
+            x, cos, sin = x.transpose(0, 1), _turned(cos), _turned(sin)
+        self._through(x, cos, sin, cache, packed)
+        with native.labelled("linear_native (head)"):
+            return self._head(x[kept].contiguous()).transpose(0, 1) if packed else self._head(x)
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
-        """(B, 1, hidden) -> logits (B, 1, vocab)."""
-        if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
-            return self._labelled(x, cos, sin, cache)
+    def _through(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache, packed: bool) -> None:
+        """All layers in one call where the cache's attention is in C; a profiler sees them one by one."""
+        if not native.profiled() and (found := cache.native_step()) is not None:
+            self._layers(x, cos, sin, *found)
+            return
         for block in self.blocks:
-            x = block(x, cos, sin, cache)
-        return self._head(x)
-
-    def _labelled(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) -> Tensor:
-        for block in self.blocks:
-            x = block.labelled(x, cos, sin, cache)
-        with record_function("labcore::linear_native (head)"):
-            return self._head(x)
+            block(x, cos, sin, cache, packed)
 
     def current(self) -> bool:
         """Whether the model still has the modules and parameters that the kernels point at."""
         mine = all(home.get(name) is thing for home, name, thing in self._sources)
         return mine and all(block.current() for block in self.blocks)
+
+
+def _turned(x: Tensor) -> Tensor:
+    """(tokens, h, 1, d) <-> (1, h, tokens, d)."""
+    return x.transpose(0, 2)
 
 
 def native_decoder(transformer: Transformer) -> NativeDecoder | None:

@@ -28,11 +28,18 @@ from labcore.quant.linear import QuantLinear
 class AttendingCache(Protocol):
     """What the model needs of a KV cache; `labcore.cache` has the kinds."""
 
+    @property
+    def packed(self) -> bool:
+        """Whether new tokens of one row, (1, n), may come as n rows of one token each."""
+
     def begin(self, n: int) -> Tensor:
         """Make room for n more positions of every sequence; returns those positions, (B or 1, n)."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k and v (B, h_kv, n, d), return the attention of q (B, h, n, d), same shape as q."""
+
+    def native_step(self) -> tuple[native.KVMemory, native.NewTokens] | None:
+        """Where the C kernels find keys and values, to do all `attend` of this step; None: they cannot."""
 
     def commit(self) -> None:
         """All layers have stored their keys and values: the step's positions now count."""
@@ -161,10 +168,9 @@ class Transformer(nn.Module):
         x = self.embed_tokens(tokens)  # (B, n, hidden)
         cos, sin = self.rope(cache.begin(tokens.shape[1]), x.dtype)
         kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else slice(-logits_to_keep, None)
-        packed = x.shape[0] == 1 and x.shape[1] > 1 and getattr(cache, "packed", False)
+        packed = x.shape[0] == 1 and x.shape[1] > 1 and cache.packed
         if twin := self._native_for(x, packed):
-            args = (x, cos, sin, cache)
-            logits = twin.packed(*args, kept) if packed else twin(*args)
+            logits = twin(x, cos, sin, cache, kept)
         elif gpu_block.takes(self, x):
             logits = gpu_block.decode(self, x, cos, sin, cache)
         else:
@@ -186,8 +192,8 @@ class Transformer(nn.Module):
             return None
         if self._native is None or (self._native and not self._native.current()):
             self.prepare()
-        if packed and self._native and not self._native.dense:
-            return None  # codes round the tokens of a prompt as they do outside of an engine
+        if packed and self._native and (not self._native.dense or native.counted()):
+            return None  # codes round a prompt's tokens as they do in any number; who counts sees no C call
         return self._native or None
 
     def __getstate__(self) -> dict[str, Any]:

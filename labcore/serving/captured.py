@@ -92,6 +92,9 @@ class FixedRows:
         pool, tables = self.store.layers[layer], self._tables[: self.rows]
         return kernels.paged_decode(q, k, v, pool, tables, self._lens, longest=self.positions)
 
+    def native_step(self) -> None:
+        """Nothing for C kernels: it lies on a GPU."""
+
     def commit(self) -> None:
         """The engine counts."""
 

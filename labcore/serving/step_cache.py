@@ -17,6 +17,7 @@ from torch import Tensor
 
 from labcore import kernels
 from labcore.cache.paged import BlockStore
+from labcore.kernels import native
 from labcore.serving.flight import Newest
 from labcore.serving.sequence import Row
 
@@ -39,6 +40,7 @@ class StepCache:
         slots = slots_of(tables, of_row, at, store.pool.block_size)
         device = store.device
         self._positions = torch.from_numpy(at).to(device)
+        self._of_row = of_row
         self._slots = torch.from_numpy(slots).to(device)
         self._tables = torch.from_numpy(tables).to(device)
         self._lens = torch.from_numpy((starts + new).astype(np.int32)).to(device)
@@ -89,6 +91,17 @@ class StepCache:
     def _decode(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         tables, lens = self._tables[: self.singles], self._lens[: self.singles]
         return self.store.step(layer, q, k, v, tables, lens, self._longest)
+
+    def native_step(self) -> tuple[native.KVMemory, native.NewTokens] | None:
+        """As in a KV cache's contract: every new token is an item, whichever row it belongs to."""
+        memory = self.store.memory
+        if memory is None:
+            return None
+        if self.batched:
+            return memory, native.NewTokens(self._lens, self._longest, self._tables)
+        lengths = (self._positions + 1).int()
+        rows = torch.from_numpy(self._of_row.astype(np.int32))
+        return memory, native.NewTokens(lengths, int(lengths.max()), self._tables, sequences=rows)
 
     def commit(self) -> None:
         """The runner counts."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from labcore import kernels
 from labcore.kernels import native, reference
-from labcore.kernels.paged import PagedDecode
 
 needs_compiler = pytest.mark.skipif(not native.available(), reason=native.status())
 
@@ -64,7 +63,8 @@ def test_native_step_appends_and_is_the_reference(
     ends = [tables[row, (length - 1) // block].long() * block + (length - 1) % block if length else -1
             for row, length in enumerate(lengths)]  # fmt: skip
     kernels.write_blocks(after, k, v, torch.tensor(ends)[:, None])
-    found = PagedDecode(pool, query_heads)(q, k, v, tables, lens, max(1, *lengths))
+    memory = native.KVMemory([pool], query_heads, paged=True)
+    found = memory.attend(0, q, k, v, native.NewTokens(lens, max(1, *lengths), tables))
     torch.testing.assert_close(pool, after, atol=0, rtol=0)
     torch.testing.assert_close(found, reference.paged_attention(q, after, tables, lens), atol=2e-5, rtol=1e-4)
 
@@ -85,7 +85,8 @@ def test_native_contiguous_step_with_padding(
     q, k, v = torch.randn(batch, heads[0] + 2 * heads[1], 1, 16).split((heads[0], heads[1], heads[1]), dim=1)
     starts = torch.tensor([min(pad, held) for pad in pads[:batch]], dtype=torch.int32)
     lengths = torch.full((batch,), held + 1, dtype=torch.int32)
-    found = native.DecodeAttention(store, heads[0])(q, k, v, lengths, longest=held + 1, starts=starts)
+    new = native.NewTokens(lengths, held + 1, starts=starts)
+    found = native.KVMemory([store], heads[0]).attend(0, q, k, v, new)
     keys, values = store[:, :, :, : held + 1]
     torch.testing.assert_close(keys[:, :, -1:], k, atol=0, rtol=0)
     mask = (torch.arange(held + 1) >= starts[:, None])[:, None, None]
@@ -116,9 +117,38 @@ def test_what_is_written_is_gathered(lengths: list[int], block: int) -> None:
     assert written == sum(lengths)
 
 
+@needs_compiler
+@settings(max_examples=40, deadline=None)
+@given(
+    heads=heads,
+    held=st.lists(st.integers(0, 700), min_size=1, max_size=3),
+    new=st.lists(st.integers(1, 9), min_size=3, max_size=3),
+    block=st.sampled_from([1, 16]),
+)
+def test_several_new_tokens_of_a_sequence_see_what_was_before_each(
+    heads: tuple[int, int], held: list[int], new: list[int], block: int
+) -> None:
+    """As many rows as there are new tokens, over the table of the sequence that each belongs to."""
+    torch.manual_seed(sum(held))
+    new, ends = new[: len(held)], [a + b for a, b in zip(held, new, strict=False)]
+    pool, tables, _ = pool_of(heads[1], 16, block, ends)
+    of = torch.tensor([row for row, count in enumerate(new) for _ in range(count)], dtype=torch.int32)
+    lengths = torch.cat([torch.arange(a + 1, b + 1) for a, b in zip(held, ends, strict=True)]).int()
+    q, k, v = torch.randn(len(of), heads[0] + 2 * heads[1], 1, 16).split(
+        (heads[0], heads[1], heads[1]), dim=1
+    )
+    at = lengths.long() - 1
+    slots = tables[of.long(), at // block].long() * block + at % block
+    after = pool.clone()
+    kernels.write_blocks(after, k, v, slots[:, None])
+    step = native.NewTokens(lengths, max(ends), tables, sequences=of)
+    found = native.KVMemory([pool], heads[0], paged=True).attend(0, q, k, v, step)
+    torch.testing.assert_close(pool, after, atol=0, rtol=0)
+    expected = reference.paged_attention(q, after, tables[of.long()], lengths)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
 def test_a_group_too_large_for_the_kernel_is_left_to_pytorch() -> None:
     if not native.available():
         pytest.skip(native.status())
-    store = torch.zeros(2, 1, 1, 4, 8)
-    q, k, v = torch.zeros(1, 22, 1, 8).split((20, 1, 1), dim=1)
-    assert not native.DecodeAttention(store, 20).takes(q, k, v)
+    assert native.KVMemory.bind([torch.zeros(2, 1, 1, 4, 8)], 20) is None

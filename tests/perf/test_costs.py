@@ -36,6 +36,8 @@ VARIANTS = {
 class PlainCache:
     """Attention as two plain products over the full rectangle, so that the counter sees every one."""
 
+    packed = False
+
     def __init__(self, layers: int, past: int, config: ModelConfig, batch: int) -> None:
         shape = (batch, config.num_key_value_heads, past, config.head_dim)
         self.past = past

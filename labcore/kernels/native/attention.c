@@ -1,15 +1,17 @@
-/* Decode attention: one new token of each sequence, in fp32, over a cache that keeps each head's rows together.
+/* Decode attention: few new tokens of some sequences, in fp32, over a cache that keeps each head's rows together.
  *
  * The new key and value are written first, then every key and value is read once, for all query heads that share
  * it, with a running maximum and sum (Milakov & Gimelshein 2018; Dao et al. 2022). A long sequence is split among
- * threads, and the parts merged by their maxima and sums (flash-decoding, Dao et al. 2023).
- *
- * Where position t of sequence b lies is all that caches differ in: in block tables[b][t / block_size] of a pool,
- * or, without tables, in the one block that is the sequence's own.
+ * threads, and the parts merged by their maxima and sums (flash-decoding, Dao et al. 2023). Several new tokens of one
+ * sequence are that many items, each of which sees what was written up to itself.
  */
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
+
+#include "attention.h"
+#include "exponential.h"
+#include "threads.h"
 
 #ifdef __AVX512F__
 #define WIDTH 16
@@ -20,16 +22,7 @@ typedef float vector __attribute__((vector_size(WIDTH * sizeof(float)), aligned(
 
 enum { TILE = 64, MAX_GROUP = 16 };
 
-typedef struct {
-    float *keys, *values;
-    const int *tables, *lengths, *starts; /* tables, starts: may be NULL */
-    const float *q, *new_k, *new_v;
-    float *out, *parts; /* parts: (batch * kv_heads * splits, group, d + 2) */
-    int batch, kv_heads, group, d, block_size, max_blocks, splits;
-    long block_stride, head_stride, q_stride, k_stride, v_stride;
-} step_t;
-
-static size_t row_of(const step_t *s, int sequence, int head, int t) {
+static size_t row_of(const attention_t *s, int sequence, int head, int t) {
     size_t block = s->tables ? s->tables[(size_t)sequence * s->max_blocks + t / s->block_size] : sequence;
     return block * s->block_stride + head * s->head_stride + (size_t)(t % s->block_size) * s->d;
 }
@@ -122,12 +115,12 @@ static void soften(float *restrict scores, int count, int d, float *restrict out
         *top = highest;
     }
 #pragma omp simd reduction(+ : added)
-    for (int t = 0; t < count; t++) added += scores[t] = expf(scores[t] - highest);
+    for (int t = 0; t < count; t++) added += scores[t] = exponential(scores[t] - highest);
     *sum += added;
 }
 
 /* How many positions from t on, `most` at most, lie one behind the other: blocks that follow each other are one run. */
-static int run_of(const step_t *s, int sequence, int head, int t, int most) {
+static int run_of(const attention_t *s, int sequence, int head, int t, int most) {
     int run = s->block_size - t % s->block_size;
     size_t row = row_of(s, sequence, head, t);
     while (run < most && row_of(s, sequence, head, t + run) == row + (size_t)run * s->d) run += s->block_size;
@@ -135,15 +128,15 @@ static int run_of(const step_t *s, int sequence, int head, int t, int most) {
 }
 
 /* Where position t behind this run lies, if it must be fetched ahead; 0 where it follows in memory or there is none. */
-static size_t next_of(const step_t *s, int sequence, int head, size_t row, int t, int run, int end) {
+static size_t next_of(const attention_t *s, int sequence, int head, size_t row, int t, int run, int end) {
     size_t next = t < end ? row_of(s, sequence, head, t) : 0;
     return next == row + (size_t)run * s->d ? 0 : next;
 }
 
-/* Positions begin..end of one sequence and KV head. part: (group, d + 2): weighted values, then maximum and sum. */
-static void attend(const step_t *s, int sequence, int head, int begin, int end, float *part) {
+/* Positions begin..end with one token and KV head. part: (group, d + 2): weighted values, then maximum and sum. */
+static void attend(const attention_t *s, int token, int sequence, int head, int begin, int end, float *part) {
     int d = s->d, group = s->group;
-    const float *q = s->q + sequence * s->q_stride + (long)head * group * d;
+    const float *q = s->q + token * s->q_stride + (long)head * group * d;
     float scale = 1.0f / sqrtf((float)d), scores[MAX_GROUP * TILE], *tops = part + (size_t)group * d, *sums = tops + group;
     memset(part, 0, (size_t)group * d * sizeof(float));
     for (int g = 0; g < group; g++) tops[g] = -INFINITY, sums[g] = 0;
@@ -163,19 +156,30 @@ static void attend(const step_t *s, int sequence, int head, int begin, int end, 
     }
 }
 
-static void append(const step_t *s, int sequence, int head, int t) {
-    size_t row = row_of(s, sequence, head, t), bytes = s->d * sizeof(float);
-    memcpy(s->keys + row, s->new_k + sequence * s->k_stride + (long)head * s->d, bytes);
-    memcpy(s->values + row, s->new_v + sequence * s->v_stride + (long)head * s->d, bytes);
+/* Each thread's items, dealt out in turn: sequences differ in length. */
+#define EACH_ITEM(COUNT) for (int item = omp_get_thread_num(); item < (COUNT); item += omp_get_num_threads())
+
+static int sequence_of(const attention_t *s, int token) { return s->sequences ? s->sequences[token] : token; }
+
+/* The new keys and values go to the last position of their tokens. */
+void labcore_append(const attention_t *s) {
+    size_t bytes = s->d * sizeof(float);
+    EACH_ITEM(s->tokens * s->kv_heads) {
+        int token = item / s->kv_heads, head = item % s->kv_heads;
+        if (!s->lengths[token]) continue;
+        size_t row = row_of(s, sequence_of(s, token), head, s->lengths[token] - 1);
+        memcpy(s->keys + row, s->new_k + token * s->k_stride + (long)head * s->d, bytes);
+        memcpy(s->values + row, s->new_v + token * s->v_stride + (long)head * s->d, bytes);
+    }
 }
 
-/* Merge the splits of one sequence and KV head into its rows of `out`. */
-static void merge(const step_t *s, int item) {
-    int d = s->d, group = s->group, sequence = item / s->kv_heads, head = item % s->kv_heads;
+/* Merge the splits of one token and KV head into its rows of `out`. */
+static void merge(const attention_t *s, int item) {
+    int d = s->d, group = s->group;
     size_t size = (size_t)group * (d + 2);
     const float *parts = s->parts + (size_t)item * s->splits * size;
     for (int g = 0; g < group; g++) {
-        float *to = s->out + (((size_t)sequence * s->kv_heads + head) * group + g) * d, top = -INFINITY, sum = 0;
+        float *to = s->out + ((size_t)item * group + g) * d, top = -INFINITY, sum = 0;
         for (int p = 0; p < s->splits; p++) {
             float one = parts[p * size + (size_t)group * d + g];
             top = one > top ? one : top;
@@ -192,30 +196,31 @@ static void merge(const step_t *s, int item) {
     }
 }
 
-/* keys, values: where block 0 of head 0 begins; block_stride, head_stride: floats to the next block, the next head.
- * lengths: positions of each sequence, the new token included (0: the row takes no part). starts: first real one.
- * q: (batch, kv_heads * group, d); new_k, new_v: (batch, kv_heads, d); their strides: floats between sequences. */
-void labcore_decode_attention(float *keys, float *values, const int *tables, const int *lengths, const int *starts,
-                              const float *q, const float *new_k, const float *new_v, float *out, float *parts, int batch,
-                              int kv_heads, int group, int d, int block_size, int max_blocks, int splits, long block_stride,
-                              long head_stride, long q_stride, long k_stride, long v_stride, int threads) {
-    const step_t step = {keys, values, tables, lengths, starts, q, new_k, new_v, out, parts, batch, kv_heads, group, d,
-                         block_size, max_blocks, splits, block_stride, head_stride, q_stride, k_stride, v_stride};
-    const step_t *s = &step;
-    int items = batch * kv_heads;
+/* One split of what a token sees, for one KV head. */
+static void attend_split(const attention_t *s, int work) {
+    int item = work / s->splits, split = work % s->splits, token = item / s->kv_heads, head = item % s->kv_heads;
+    int sequence = sequence_of(s, token), length = s->lengths[token], start = s->starts ? s->starts[sequence] : 0;
+    start = start < length ? start : length > 0 ? length - 1 : 0; /* padding sees itself */
+    int share = (length - start + s->splits - 1) / s->splits, begin = start + split * share;
+    int end = begin + share < length ? begin + share : length;
+    attend(s, token, sequence, head, begin, end, s->parts + (size_t)work * s->group * (s->d + 2));
+    if (s->splits == 1) merge(s, item); /* nobody else's to wait for */
+}
+
+void labcore_attend(const attention_t *s) {
+    int items = s->tokens * s->kv_heads;
+    EACH_ITEM(items * s->splits) attend_split(s, item);
+    if (s->splits == 1) return;
+#pragma omp barrier
+    EACH_ITEM(items) merge(s, item);
+}
+
+/* A layer's step by itself, for steps whose other parts are not in C. */
+void labcore_decode_attention(const attention_t *step, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int work = 0; work < items * splits; work++) {
-            int item = work / splits, split = work % splits, sequence = item / kv_heads, head = item % kv_heads;
-            int length = lengths[sequence], start = starts ? starts[sequence] : 0;
-            start = start < length ? start : length > 0 ? length - 1 : 0; /* padding sees itself */
-            int share = (length - start + splits - 1) / splits, begin = start + split * share;
-            int end = begin + share < length ? begin + share : length;
-            if (begin < end && end == length) append(s, sequence, head, length - 1);
-            attend(s, sequence, head, begin, end, parts + (size_t)work * group * (d + 2));
-        }
-#pragma omp for schedule(static)
-        for (int item = 0; item < items; item++) merge(s, item);
+        labcore_append(step);
+#pragma omp barrier
+        labcore_attend(step);
     }
 }

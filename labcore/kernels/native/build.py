@@ -28,7 +28,8 @@ SOURCES = tuple(
     for name in ("layer", "attention", "prompt_attention", "elementwise", "quantized")
 )
 HEADERS = tuple(
-    Path(__file__).with_name(name) for name in ("exponential.h", "rounding.h", "quantized.h", "dense.h")
+    Path(__file__).with_name(f"{name}.h")
+    for name in ("attention", "dense", "exponential", "quantized", "rounding", "threads")
 )
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
 SECONDS = 120
@@ -96,12 +97,14 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.labcore_after_attention.argtypes = [at] * 4 + [stride, number, number]
     lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [stride, number, number]
     lib.labcore_quantized_linear.argtypes = [at] * 4 + [number, number]
-    lib.labcore_decode_attention.argtypes = [at] * 10 + [number] * 7 + [stride] * 5 + [number]
+    lib.labcore_layers.argtypes = [at] * 3 + [number] + [at] * 4 + [number, at, at, stride, number]
+    lib.labcore_decode_attention.argtypes = [at, number]
     lib.labcore_prompt_attention.argtypes = [at, number]
     lib.labcore_swiglu.argtypes = [at, at, stride, stride, number]
     for name in (
         "before_attention",
         "after_attention",
+        "layers",
         "head",
         "decode_attention",
         "prompt_attention",

@@ -1,10 +1,10 @@
-/* One Transformer layer for one new token of each of a few sequences, in fp32 and in two calls: what comes
- * before attention and what comes after.
+/* Transformer layers for few new tokens of some sequences, in fp32: all layers in one call or, where a cache attends in
+ * a way of its own, each in two, what comes before attention and what comes after.
  *
  * At small batches a layer is a few matrix-vector products, bound by reading the weights once; PyTorch's operators
- * around them (norm, rotation, activation, residual) cost more in launches than in arithmetic. Here each half
- * of a layer is one parallel region: every thread reads its share of the rows, a barrier stands where the next
- * product needs all of the last. Attention itself stays with the cache, between the two calls.
+ * around them (norm, rotation, activation, residual) cost more in launches than in arithmetic. Here a step is one
+ * parallel region: every thread reads its share of the rows, a barrier stands where the next product needs all of
+ * the last.
  *
  * Matrices are row-major (rows, columns) as torch.nn.Linear keeps them. Missing biases and norms are NULL.
  */
@@ -12,16 +12,11 @@
 #include <stddef.h>
 #include <string.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_num_threads(void) { return 1; }
-static int omp_get_thread_num(void) { return 0; }
-#endif
-
+#include "attention.h"
 #include "dense.h"
 #include "exponential.h"
 #include "quantized.h"
+#include "threads.h"
 
 /* One weight matrix: fp32 rows, or codes. */
 typedef struct {
@@ -91,29 +86,24 @@ static void rotate(float *head, const float *cos, const float *sin, int d) {
     }
 }
 
-/* x (tokens, hidden) -> qkv (tokens, heads + 2 kv_heads, head_dim): normalised, projected, queries and keys rotated.
- * cos, sin: head_dim floats, `turn` floats further for the next token (0: all tokens are at one position).
+/* For every thread: x (tokens, hidden) -> qkv (tokens, heads + 2 kv_heads, head_dim), normalised, projected, queries
+ * and keys rotated. cos, sin: head_dim floats, `turn` floats further for the next token (0: all are at one position).
  * scratch: for each thread tokens * hidden floats and `work` bytes (a multiple of 64), which inputs are laid out in. */
-void labcore_before_attention(const layer_t *layer, const float *x, const float *cos, const float *sin, int turn,
-                              float *qkv, float *scratch, long work, int tokens, int threads) {
-    const layer_t l = *layer;
-    int rows = (l.heads + 2 * l.kv_heads) * l.head_dim, turning = l.heads + l.kv_heads;
-#pragma omp parallel num_threads(threads)
-    {
-        float *normed = scratch + (size_t)omp_get_thread_num() * tokens * l.hidden; /* cheaper than sharing it */
-        char *mine = (char *)(scratch + (size_t)omp_get_num_threads() * tokens * l.hidden) + omp_get_thread_num() * work;
-        rms_norm(x, l.input_norm, l.eps, normed, l.hidden, tokens);
-        input_t input = input_of(&l.qkv, normed, l.hidden, tokens, mine);
-        product(&l.qkv, 0, &input, qkv, rows, share(rows), l.hidden, tokens);
+static void before_attention(const layer_t *l, const float *x, const float *cos, const float *sin, int turn, float *qkv,
+                             float *scratch, long work, int tokens) {
+    int rows = (l->heads + 2 * l->kv_heads) * l->head_dim, turning = l->heads + l->kv_heads;
+    float *normed = scratch + (size_t)omp_get_thread_num() * tokens * l->hidden; /* cheaper than sharing it */
+    char *mine = (char *)(scratch + (size_t)omp_get_num_threads() * tokens * l->hidden) + omp_get_thread_num() * work;
+    rms_norm(x, l->input_norm, l->eps, normed, l->hidden, tokens);
+    input_t input = input_of(&l->qkv, normed, l->hidden, tokens, mine);
+    product(&l->qkv, 0, &input, qkv, rows, share(rows), l->hidden, tokens);
 #pragma omp barrier
-#pragma omp for schedule(static) nowait
-        for (int item = 0; item < tokens * turning; item++) {
-            int token = item / turning, head = item % turning;
-            float *at = qkv + (size_t)token * rows + (size_t)head * l.head_dim;
-            const float *norm = head < l.heads ? l.q_norm : l.k_norm;
-            if (norm) rms_norm(at, norm, l.eps, at, l.head_dim, 1);
-            rotate(at, cos + (size_t)token * turn, sin + (size_t)token * turn, l.head_dim);
-        }
+    for (int item = omp_get_thread_num(); item < tokens * turning; item += omp_get_num_threads()) {
+        int token = item / turning, head = item % turning;
+        float *at = qkv + (size_t)token * rows + (size_t)head * l->head_dim;
+        const float *norm = head < l->heads ? l->q_norm : l->k_norm;
+        if (norm) rms_norm(at, norm, l->eps, at, l->head_dim, 1);
+        rotate(at, cos + (size_t)token * turn, sin + (size_t)token * turn, l->head_dim);
     }
 }
 
@@ -128,33 +118,63 @@ static void add(float *x, const float *update, int n, range_t rows, int tokens) 
         for (int i = rows.begin; i < rows.end; i++) x[(size_t)t * n + i] += update[(size_t)t * n + i];
 }
 
-/* x += o(mixed); x += down(silu(gate) * up) of the normalised x. mixed: (tokens, heads, head_dim).
+/* For every thread: x += o(mixed); x += down(silu(gate) * up) of the normalised x. mixed: (tokens, heads, head_dim).
  * scratch: tokens * (hidden for each thread, + hidden + 2 intermediate) floats, then `work` bytes a thread. */
+static void after_attention(const layer_t *l, const float *mixed, float *x, float *scratch, long work, int tokens) {
+    int n = l->intermediate, heads = l->heads * l->head_dim, hidden = l->hidden;
+    float *normed = scratch + (size_t)omp_get_thread_num() * tokens * hidden;
+    float *update = scratch + (size_t)omp_get_num_threads() * tokens * hidden;
+    float *gate = update + (size_t)tokens * hidden, *up = gate + (size_t)tokens * n;
+    char *own = (char *)(up + (size_t)tokens * n) + omp_get_thread_num() * work;
+    range_t mine = share(hidden), inner = share(n);
+    input_t input = input_of(&l->o, mixed, heads, tokens, own);
+    product(&l->o, 0, &input, update, hidden, mine, heads, tokens);
+    add(x, update, hidden, mine, tokens);
+#pragma omp barrier
+    rms_norm(x, l->post_norm, l->eps, normed, hidden, tokens);
+    input = input_of(&l->gate_up, normed, hidden, tokens, own);
+    product(&l->gate_up, 0, &input, gate, n, inner, hidden, tokens);
+    product(&l->gate_up, n, &input, up, n, inner, hidden, tokens);
+    for (int t = 0; t < tokens; t++)
+        gate_with(gate + (size_t)t * n + inner.begin, up + (size_t)t * n + inner.begin, inner.end - inner.begin);
+#pragma omp barrier
+    input = input_of(&l->down, gate, n, tokens, own);
+    product(&l->down, 0, &input, update, hidden, mine, n, tokens);
+    add(x, update, hidden, mine, tokens);
+}
+
+/* The two halves by themselves, for caches whose attention is not in C. */
+void labcore_before_attention(const layer_t *layer, const float *x, const float *cos, const float *sin, int turn,
+                              float *qkv, float *scratch, long work, int tokens, int threads) {
+#pragma omp parallel num_threads(threads)
+    before_attention(layer, x, cos, sin, turn, qkv, scratch, work, tokens);
+}
+
 void labcore_after_attention(const layer_t *layer, const float *mixed, float *x, float *scratch, long work, int tokens,
                              int threads) {
-    const layer_t l = *layer;
-    int n = l.intermediate, heads = l.heads * l.head_dim;
-    float *update = scratch + (size_t)threads * tokens * l.hidden;
-    float *gate = update + (size_t)tokens * l.hidden, *up = gate + (size_t)tokens * n;
+#pragma omp parallel num_threads(threads)
+    after_attention(layer, mixed, x, scratch, work, tokens);
+}
+
+/* All layers of a step in one go: x (tokens, hidden) is updated in place. keys, values: of each layer, for `step`,
+ * which has all else; its q, new_k and new_v lie in `qkv`. scratch: as for both halves. */
+void labcore_layers(const layer_t *const *layers, float *const *keys, float *const *values, int count,
+                    const attention_t *step, float *x, const float *cos, const float *sin, int turn, float *qkv,
+                    float *scratch, long work, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        float *normed = scratch + (size_t)omp_get_thread_num() * tokens * l.hidden;
-        char *own = (char *)(up + (size_t)tokens * n) + omp_get_thread_num() * work;
-        range_t mine = share(l.hidden), inner = share(n);
-        input_t input = input_of(&l.o, mixed, heads, tokens, own);
-        product(&l.o, 0, &input, update, l.hidden, mine, heads, tokens);
-        add(x, update, l.hidden, mine, tokens);
+        attention_t here = *step;
+        for (int i = 0; i < count; i++) {
+            before_attention(layers[i], x, cos, sin, turn, qkv, scratch, work, here.tokens);
+            here.keys = keys[i], here.values = values[i];
 #pragma omp barrier
-        rms_norm(x, l.post_norm, l.eps, normed, l.hidden, tokens);
-        input = input_of(&l.gate_up, normed, l.hidden, tokens, own);
-        product(&l.gate_up, 0, &input, gate, n, inner, l.hidden, tokens);
-        product(&l.gate_up, n, &input, up, n, inner, l.hidden, tokens);
-        for (int t = 0; t < tokens; t++)
-            gate_with(gate + (size_t)t * n + inner.begin, up + (size_t)t * n + inner.begin, inner.end - inner.begin);
+            labcore_append(&here);
 #pragma omp barrier
-        input = input_of(&l.down, gate, n, tokens, own);
-        product(&l.down, 0, &input, update, l.hidden, mine, n, tokens);
-        add(x, update, l.hidden, mine, tokens);
+            labcore_attend(&here);
+#pragma omp barrier
+            after_attention(layers[i], here.out, x, scratch, work, here.tokens);
+#pragma omp barrier
+        }
     }
 }
 

@@ -73,28 +73,32 @@ class LayerKernel:
     """One layer's weights, bound to the C functions. Holds on to the tensors whose memory it points at."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Weight]) -> None:
-        self._config, self._weights = config, weights
+        self.config, self._weights = config, weights
         self.threads = torch.get_num_threads()
         pointers = [_at(weights[name]) for name in NORMS]
         pointers += [_matrix(weights[name], weights[f"{name}_bias"]) for name in MATRICES]  # type: ignore[misc]
         shape = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-        self._layer = _Layer(*shape, config.intermediate_size, config.rms_norm_eps, *pointers)
-        self._at = ctypes.byref(self._layer)
+        self.struct = _Layer(*shape, config.intermediate_size, config.rms_norm_eps, *pointers)
+        self._at = ctypes.byref(self.struct)
         lib = functions()
         self._before, self._after = lib.labcore_before_attention, lib.labcore_after_attention
         self.resize(1)
 
     def resize(self, tokens: int) -> None:
         """Make room for so many tokens a call; `q`, `k` and `v` are new then."""
-        config = self._config
+        config = self.config
         parts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         self.tokens = tokens
         self._qkv = torch.empty(tokens, sum(parts), 1, config.head_dim)
         self.q, self.k, self.v = self._qkv.split(parts, dim=1)  # (tokens, heads, 1, head_dim)
-        widths = (self.threads + 1) * config.hidden_size + 2 * config.intermediate_size
-        self._work = _work(self._weights.values(), tokens)
-        self._scratch = torch.empty(tokens * widths + self.threads * self._work // 4)
+        self._work, floats = self.room(tokens)
+        self._scratch = torch.empty(floats + self.threads * self._work // 4)
         self._qkv_at, self._scratch_at = self._qkv.data_ptr(), self._scratch.data_ptr()
+
+    def room(self, tokens: int) -> tuple[int, int]:
+        """What so many tokens work in: bytes of each thread, and floats of all together."""
+        widths = (self.threads + 1) * self.config.hidden_size + 2 * self.config.intermediate_size
+        return _work(self._weights.values(), tokens), tokens * widths
 
     def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         """x: (tokens, 1, hidden); cos, sin: (tokens or 1, 1, 1, head_dim). Fills `q`, `k` and `v`, which are

@@ -9,13 +9,7 @@
 #include <string.h>
 
 #include "exponential.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_num_threads(void) { return 1; }
-static int omp_get_thread_num(void) { return 0; }
-#endif
+#include "threads.h"
 
 #ifdef __AVX512F__
 #define LANES 16

@@ -1,12 +1,6 @@
 /* A quantized linear layer on any number of tokens. */
 #include "quantized.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_num_threads(void) { return 1; }
-static int omp_get_thread_num(void) { return 0; }
-#endif
+#include "threads.h"
 
 #define TOGETHER (4 * WIDE) /* tokens whose rounded vectors wait in the caches while the matrix passes by */
 

@@ -10,9 +10,14 @@ from torch.profiler import record_function
 _nobody = nullcontext()
 
 
+def profiled() -> bool:
+    """Whether a profiler runs."""
+    return bool(torch.autograd._profiler_enabled())  # type: ignore[attr-defined]
+
+
 def labelled(name: str) -> AbstractContextManager[object]:
     """A profiler's label around a C call, "labcore::NAME"; nothing where no profiler runs."""
-    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+    if profiled():
         return record_function(f"labcore::{name}")
     return _nobody
 
