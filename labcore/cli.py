@@ -35,6 +35,7 @@ from labcore.simulate_cli import simulate
 
 if TYPE_CHECKING:
     from labcore.generation import Output
+    from labcore.quant.quantizing import Report
 
 INTERRUPTED = 130  # what shells report for a program that ended by Ctrl-C
 ERROR = 2
@@ -135,6 +136,9 @@ def generate(
     cache: Annotated[
         str, typer.Option(help="A kind of KV cache, such as int4 or sinks:window=60.")
     ] = "contiguous",
+    speculate: Annotated[
+        str | None, typer.Option(help="Guess tokens: 'lookup' from the text, or a smaller model's name.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")] = "auto",
     quantize: Annotated[
@@ -145,17 +149,13 @@ def generate(
     """Continue a prompt and stream the text as it is generated."""
     import labcore
     from labcore.generation import Output
+    from labcore.generation.speculation import drafter
 
     loaded = labcore.load(model, device=device, dtype=dtype, seed=seed)
     if loaded.random_weights:
         typer.echo(f"{loaded.name} has random weights: its speed is real, its text means nothing.", err=True)
     if quantize:
-        report = labcore.quantize(loaded, quantize)
-        typer.echo(
-            f"{report.recipe}: {report.bytes_before / 1e6:.1f} MB became {report.bytes_after / 1e6:.1f} MB, "
-            f"{report.bits_per_weight:.2f} bits a weight.",
-            err=True,
-        )
+        typer.echo(_shrunk(labcore.quantize(loaded, quantize)), err=True)
     output = Output(prompt_tokens=[])
     steps = labcore.stream(
         loaded,
@@ -169,6 +169,7 @@ def generate(
         seed=seed,
         stop=tuple(stop or ()),
         cache=cache,
+        speculation=drafter(speculate, loaded),
     )
     for step in steps:
         print(step.text, end="", flush=True)
@@ -177,6 +178,14 @@ def generate(
     print()
     if stats:
         typer.echo(_timing(output), err=True)
+
+
+def _shrunk(report: Report) -> str:
+    """What quantizing brought."""
+    return (
+        f"{report.recipe}: {report.bytes_before / 1e6:.1f} MB became {report.bytes_after / 1e6:.1f} MB, "
+        f"{report.bits_per_weight:.2f} bits a weight."
+    )
 
 
 def _timing(output: Output) -> str:

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from labcore.model import Model
     from labcore.serving.engine import LLMEngine
-
-LOOKUP = "lookup"
 
 
 class PolicyName(StrEnum):
@@ -90,6 +87,7 @@ def _engine(
 ) -> LLMEngine:
     """A loaded model in an engine."""
     import labcore
+    from labcore.generation.speculation import drafter
     from labcore.serving.engine import LLMEngine
 
     model = labcore.load(name, device=device, dtype=dtype)
@@ -97,20 +95,9 @@ def _engine(
         typer.echo(f"{name} has random weights: its speed is real, its text means nothing.", err=True)
     if quantize:
         labcore.quantize(model, quantize)
-    engine = LLMEngine(model, speculation=_drafter(speculate, model), overlap="auto", **settings)
+    engine = LLMEngine(model, speculation=drafter(speculate, model), overlap="auto", **settings)
     engine.warm_up()
     return engine
-
-
-def _drafter(speculate: str | None, model: Model) -> Any:
-    import labcore
-    from labcore.serving.speculation import DraftModel, PromptLookup
-
-    if speculate is None:
-        return None
-    if speculate == LOOKUP:
-        return PromptLookup()
-    return DraftModel(labcore.load(speculate, device=model.device, dtype=model.dtype), model)
 
 
 def _banner(engine: LLMEngine, url: str, name: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
@@ -26,6 +27,8 @@ from labcore.kernels import native, reference
 from labcore.perf.costs import CacheTraffic, kv_bytes_per_token
 from labcore.perf.machine import available_memory
 
+NEVER_TOO_BIG = 2**22  # bytes
+
 # For whoever wants to look at the attention: called with the layer, a function that computes its weights
 # (B, h, n, T) fp32, and where the T keys stand, (T,) or (B, h_kv, T) int64, -1 for none; None: 0 .. T - 1.
 Observer = Callable[[int, Callable[[], Tensor], Tensor | None], None]
@@ -37,6 +40,7 @@ class KVCache(ABC):
     kind: ClassVar[str]
     settings: ClassVar[tuple[str, ...]] = ()  # keyword arguments of this kind beyond the common ones
     endless: ClassVar[bool] = False  # positions may run past the model's context
+    rewinds: ClassVar[bool] = True  # truncate gives back exactly what was there before
     observer: Observer | None = None
 
     def __init__(
@@ -53,7 +57,7 @@ class KVCache(ABC):
         self._limit = capacity
         self._length = 0
         self._new = 0
-        self._mask: Tensor | None = None
+        self._new_slots = torch.empty(1, 0, dtype=torch.int64, device=device)
         self.copied_bytes = 0
 
     # What every kind answers
@@ -139,8 +143,8 @@ class KVCache(ABC):
                 f"{n} more; create it with a capacity of at least {self._length + n}."
             )
         self._new = n
-        slots = torch.arange(self._length, self._length + n, device=self.device)[None]
-        self._mask = self._make_mask(slots, n)
+        slots = self._new_slots = torch.arange(self._length, self._length + n, device=self.device)[None]
+        self.__dict__.pop("_mask", None)
         return slots if self.padding is None else (slots - self.padding[:, None]).clamp_min(0)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -169,6 +173,11 @@ class KVCache(ABC):
 
     # Helpers of the kinds
 
+    @cached_property
+    def _mask(self) -> Tensor | None:
+        """This step's, made where somebody attends by it."""
+        return self._make_mask(self._new_slots, self._new)
+
     def _make_mask(self, slots: Tensor, n: int) -> Tensor | None:
         """(B or 1, 1, n, T) bool, or None where plain causality or a single query needs no mask."""
         past = self._length
@@ -190,6 +199,8 @@ class KVCache(ABC):
         return self.batch_size * positions * kv_bytes_per_token(self.config, self.dtype)
 
     def _refuse_if_too_big(self, needed: int) -> None:
+        if needed < NEVER_TOO_BIG and self.device.type == "cpu":
+            return  # asking what is free takes longer than a small model's step
         free = available_memory(self.device)
         if needed > free:
             fits = free // max(1, self._bytes_for(1))

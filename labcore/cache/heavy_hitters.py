@@ -40,6 +40,7 @@ class HeavyHittersCache(KVCache):
     """budget: positions kept, a number or a share of the capacity. recent: the share of it for the newest."""
 
     kind: ClassVar[str] = "heavy_hitters"
+    rewinds: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ("budget", "recent")
 
     def __init__(self, *args: Any, budget: int | float = 0.2, recent: float = 0.5, **kwargs: Any) -> None:

@@ -31,6 +31,7 @@ class QuantizedCache(KVCache):
     """
 
     kind: ClassVar[str] = "quantized"
+    rewinds: ClassVar[bool] = False  # what was rounded stays so
     settings: ClassVar[tuple[str, ...]] = ("bits", "scheme", "group", "residual")
 
     def __init__(

@@ -46,6 +46,7 @@ class SlidingWindowCache(KVCache):
     kind: ClassVar[str] = "sliding_window"
     settings: ClassVar[tuple[str, ...]] = ("window",)
     endless: ClassVar[bool] = True
+    rewinds: ClassVar[bool] = False
 
     def __init__(self, *args: Any, window: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -17,6 +17,7 @@ from labcore.generation.memory import memory_told
 from labcore.generation.output import Output, Phase, Step
 from labcore.generation.prompts import Prompt, encode_batch, is_batch
 from labcore.generation.sampling import SamplingParams
+from labcore.generation.speculation import Drafter
 from labcore.generation.steps import StepKind
 from labcore.generation.stopping import Stopping
 from labcore.generation.trace import TraceOptions, trace_options
@@ -41,6 +42,7 @@ def generate(
     cache: CacheChoice = "contiguous",
     step: StepKind = "eager",
     trace: bool | TraceOptions = False,
+    speculation: Drafter | None = None,
     **sampling: Any,
 ) -> Output | list[Output]:
     """Answer a prompt (text or token ids), or a list of prompts as one batch.
@@ -52,6 +54,8 @@ def generate(
     step: how decode steps are run: "eager", "compiled" (torch.compile) or "graph" (CUDA graphs); the last two
     with the contiguous cache only, and with a wait at first use (see warm_up).
     trace: record every step of the first answer.
+    speculation: what guesses tokens, which are then checked several at a time: a DraftModel, a PromptLookup
+    or another Drafter (see `generation.speculation`); for one prompt. The answer is the one without.
     Returns an Output, or a list of them for a list of prompts.
     Raises PromptError, SamplingError, OutOfMemory, and for `step` ConfigError, DeviceError, NotSupported.
     """
@@ -64,13 +68,16 @@ def generate(
             raise SamplingError(
                 "Beam search takes no sampling settings, stop strings or trace; set num_beams=1 for those."
             )
-        if step != "eager":
-            raise NotSupported(f"Beam search runs step='eager', not {step!r}; set num_beams=1 for that.")
+        if step != "eager" or speculation is not None:
+            asked = "speculation" if speculation is not None else f"step={step!r}"
+            raise NotSupported(f"Beam search runs plain eager steps, not {asked}; set num_beams=1 for that.")
         with memory_told(model):
             outputs = [beam_search(model, one, beams, stopping, cache) for one in prompts.singles()]
     else:
         with memory_told(model):
-            run = Generation(model, prompts, params, stopping, cache, trace_options(trace), step)
+            run = Generation(
+                model, prompts, params, stopping, cache, trace_options(trace), step, speculation
+            )
             outputs = _run(run)
     return outputs if is_batch(prompt) else outputs[0]
 
@@ -84,6 +91,7 @@ def stream(
     ignore_eos: bool = False,
     cache: CacheChoice = "contiguous",
     step: StepKind = "eager",
+    speculation: Drafter | None = None,
     **sampling: Any,
 ) -> Iterator[Step]:
     """Answer one prompt step by step; arguments as in `generate`, errors raised before the first step."""
@@ -92,7 +100,8 @@ def stream(
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)
     prompts = encode_batch(model, prompt, is_endless(cache))
-    return _stream(Generation(model, prompts, params, stopping, cache, step=step))
+    run = Generation(model, prompts, params, stopping, cache, step=step, speculation=speculation)
+    return _stream(run)
 
 
 @torch.inference_mode()
@@ -116,7 +125,8 @@ def _run(run: Generation) -> list[Output]:
                 answer.push(token, step.seconds, last)
         if all(answer.ended for answer in answers):
             break
-    answers[0].output.trace = run.trace
+    first = answers[0].output
+    first.trace, first.drafted, first.accepted = run.trace, run.drafted, run.accepted
     return [answer.output for answer in answers]
 
 

@@ -20,6 +20,7 @@ from labcore.errors import NotSupported, PromptError
 from labcore.generation.flight import one_ahead
 from labcore.generation.prompts import PromptBatch
 from labcore.generation.sampling import Sampler, SamplingParams
+from labcore.generation.speculation import Drafter, check
 from labcore.generation.steps import StepKind, decode_with, ensure_step, room_for
 from labcore.generation.stopping import Stopping
 from labcore.generation.trace import Recorder, Trace, TraceOptions
@@ -74,6 +75,7 @@ class Generation:
         cache: CacheChoice,
         trace: TraceOptions | None = None,
         step: StepKind = "eager",
+        speculation: Drafter | None = None,
     ) -> None:
         _ensure_step(step, model, trace)
         self.model, self.prompts, self.stopping, self.kind = model, prompts, stopping, step
@@ -90,6 +92,9 @@ class Generation:
         self.length = length
         self.sampler = Sampler(params, prompts.size)
         self.recorder = Recorder(model, self.cache, trace, prompts.lists[0]) if trace else None
+        if speculation is not None:
+            ensure_speculation(self)
+        self.speculation, self.drafted, self.accepted = speculation, 0, 0
 
     @property
     def trace(self) -> Trace | None:
@@ -98,10 +103,14 @@ class Generation:
 
     def __iter__(self) -> Iterator[BatchStep]:
         self.cache.adopt(self.prompts.tokens)
-        watched = self.new_tokens if self.recorder or self.kind != "graph" else min(1, self.new_tokens)
+        alone = self.speculation is not None or (self.kind == "graph" and not self.recorder)
+        watched = min(1, self.new_tokens) if alone else self.new_tokens
         try:
             for index in range(watched):
                 yield self._step(index)
+            if self.speculation is not None:
+                yield from self._guessed(self.speculation, watched)
+                return
             for ahead in one_ahead(self._launch, range(watched, self.new_tokens), self.model.device):
                 yield BatchStep(*ahead)
         finally:
@@ -117,6 +126,33 @@ class Generation:
         if self.recorder:
             self.recorder.record(known, logits, tokens[0], held, seconds)
         return BatchStep(index, tokens, seconds)
+
+    def _guessed(self, drafter: Drafter, index: int) -> Iterator[BatchStep]:
+        """Steps that check guesses. What one of them brings comes together: its first token has its time."""
+        while index < self.new_tokens:
+            start = time.perf_counter()
+            known = self.known[0, : self.length].tolist()
+            guesses = drafter.guess(known, id(self), self.known.shape[1])[: self.new_tokens - index - 1]
+            tokens = self._check(known, guesses)
+            seconds = time.perf_counter() - start
+            for token in tokens:
+                yield BatchStep(index, [token], seconds)
+                index, seconds = index + 1, 0.0
+
+    @torch.inference_mode()
+    def _check(self, known: list[int], guesses: list[int]) -> list[int]:
+        """The tokens of one step, one more than were guessed right. The cache forgets the wrong ones."""
+        feed = torch.tensor([known[self.cache.length :] + guesses], device=self.model.device)
+        logits = self.model.transformer(feed, self.cache, logits_to_keep=len(guesses) + 1)[0].float()
+        stream = next(iter(self.sampler.streams), None)
+        tokens = check(guesses, logits, self.sampler.params, stream, lambda: known)
+        end = self.length + len(tokens)
+        self.known[0, self.length : end] = torch.tensor(tokens)
+        self.length = end
+        if self.cache.length >= end:  # kinds that keep nothing have nothing to take back
+            self.cache.truncate(end - 1)
+        self.drafted, self.accepted = self.drafted + len(guesses), self.accepted + len(tokens) - 1
+        return tokens
 
     def _launch(self, index: int) -> Tensor:
         """The tokens (B,) of a step that nobody looks into, on the device."""
@@ -138,6 +174,22 @@ class Generation:
             return None
         slots = torch.arange(known.shape[1], device=known.device)
         return known.masked_fill(slots < self.prompts.padding.to(known.device)[:, None], -1)
+
+
+def ensure_speculation(run: Generation) -> None:
+    """Raises NotSupported where guesses cannot be checked: several sequences, a trace, a compiled step, or a
+    cache that cannot take them back."""
+    why = {
+        "answers one prompt at a time; labcore.serving.LLMEngine guesses for many": run.prompts.size > 1,
+        "has steps of several tokens, which no trace tells; leave out trace": run.recorder is not None,
+        "needs step='eager', since its steps differ in length": run.kind != "eager",
+        f"must take wrong guesses back, which a {run.cache.kind} cache cannot; leave out cache": (
+            not run.cache.rewinds
+        ),
+    }
+    for reason, true in why.items():
+        if true:
+            raise NotSupported(f"Speculation {reason}.")
 
 
 def _ensure_step(step: StepKind, model: Model, trace: TraceOptions | None) -> None:

@@ -28,6 +28,8 @@ class Output:
     """One finished answer. Times in seconds; the prompt is not part of `text` and `tokens`.
 
     In a batch all sequences step together, so each output carries the batch's step times up to its own end.
+    drafted, accepted: guesses that were checked and those that were right, where there was speculation.
+    Tokens of one check come together: the first has its time, the others none.
     """
 
     prompt_tokens: list[int]
@@ -37,6 +39,8 @@ class Output:
     step_seconds: list[float] = field(default_factory=list)
     trace: Trace | None = None
     score: float | None = None
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def seconds(self) -> float:

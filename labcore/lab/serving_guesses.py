@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labcore.generation.speculation import Drafter
 from labcore.generation.stopping import Stopping
 from labcore.lab.serving_play import Watch, play
 from labcore.lab.serving_runs import PolicyRun
@@ -16,7 +17,6 @@ from labcore.model import Model
 from labcore.quality.feeding import encode
 from labcore.quality.heldout import stories
 from labcore.serving import DraftModel, PromptLookup, Request, StepEvent
-from labcore.serving.speculation import Drafter
 
 NONE = "no guesses"
 

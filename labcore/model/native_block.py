@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from labcore.config import ModelConfig
 from labcore.kernels import native
-from labcore.quant.linear import QuantLinear
+from labcore.quant.linear import QuantEmbedding, QuantLinear
 
 if TYPE_CHECKING:
     from labcore.model.transformer import AttendingCache, Block, Transformer
@@ -29,7 +29,7 @@ class NativeBlock:
     def __init__(self, block: Block, config: ModelConfig) -> None:
         self.layer = block.attention.layer
         self.kernel = native.LayerKernel(config, _weights(block))
-        self._sources = _sources(block)  # after the weights: codes are other tensors once they are laid out
+        self.sources = _sources(block)  # after the weights: codes are other tensors once they are laid out
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache, packed: bool) -> None:
         """packed: the cache sees these tokens as one row, (1, h, tokens, d)."""
@@ -41,12 +41,6 @@ class NativeBlock:
             mixed = cache.attend(self.layer, *(_turned(part) if packed else part for part in parts))
         with native.labelled("linear_native (o, mlp)"):
             kernel.after_attention((_turned(mixed) if packed else mixed).contiguous(), x)
-
-    def current(self) -> bool:
-        """Whether the block still has the weights that the kernel points at, and the kernel its threads."""
-        if self.kernel.threads != torch.get_num_threads():
-            return False
-        return all(home.get(name) is thing for home, name, thing in self._sources)
 
 
 class NativeDecoder:
@@ -60,10 +54,14 @@ class NativeDecoder:
         self.dense = not any(isinstance(one, native.Matrix) for part in parts for one in part.values())
         self._layers = native.LayersKernel([block.kernel for block in self.blocks])
         self._head = native.HeadKernel(weights["norm"], weights["head"], config.rms_norm_eps)
+        self._greedy = self._greedy_kernel(transformer)
         self._sources = [
+            *(source for block in self.blocks for source in block.sources),
             *_parts_of(transformer),
             *_parts_of(transformer.norm),
             *_parts_of(transformer.lm_head),
+            *_parts_of(transformer.embed_tokens),
+            (transformer.rope._buffers, "signed_freq", transformer.rope.signed_freq),
         ]
 
     def __call__(
@@ -86,10 +84,24 @@ class NativeDecoder:
         for block in self.blocks:
             block(x, cos, sin, cache, packed)
 
+    def _greedy_kernel(self, transformer: Transformer) -> native.GreedyKernel | None:
+        embedding, freq = _table(transformer.embed_tokens), transformer.rope.signed_freq
+        if embedding is None or not native.fits({"embedding": embedding, "freq": freq}):
+            return None
+        return native.GreedyKernel(self._layers.layers, self._head, embedding, freq)
+
+    def greedy(self, known: list[int], count: int, cache: AttendingCache, held: int) -> list[int] | None:
+        """The tokens of a step that has begun, of all known and of all but the last behind them; None where
+        the cache's attention or the embedding is not in C."""
+        if self._greedy is None or native.profiled() or (found := cache.native_step()) is None:
+            return None
+        return self._greedy(known, count, held, *found)
+
     def current(self) -> bool:
-        """Whether the model still has the modules and parameters that the kernels point at."""
-        mine = all(home.get(name) is thing for home, name, thing in self._sources)
-        return mine and all(block.current() for block in self.blocks)
+        """Whether the model still has what the kernels point at, and PyTorch as many threads."""
+        if self.blocks[0].kernel.threads != torch.get_num_threads():
+            return False
+        return all(home.get(name) is thing for home, name, thing in self._sources)
 
 
 def _turned(x: Tensor) -> Tensor:
@@ -116,6 +128,13 @@ def _matrix(linear: nn.Module) -> Any:
     if isinstance(linear, QuantLinear):
         return linear.native_matrix() or _UNREADABLE
     return linear.weight if isinstance(linear, nn.Linear) else _UNREADABLE
+
+
+def _table(embedding: nn.Module) -> Any:
+    """An embedding's rows as the kernels read them; None where they do not."""
+    if isinstance(embedding, nn.Embedding):
+        return embedding.weight
+    return embedding.native_table() if isinstance(embedding, QuantEmbedding) else None
 
 
 def _head_weights(transformer: Transformer) -> dict[str, Any]:

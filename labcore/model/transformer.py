@@ -180,6 +180,39 @@ class Transformer(nn.Module):
         cache.commit()
         return logits
 
+    @torch.inference_mode()
+    def greedy(self, tokens: list[int], count: int, cache: AttendingCache) -> list[int]:
+        """The `count` tokens behind these, which a cache of one sequence does not hold; each the most likely.
+
+        The cache then holds all but the last. One C call where the kernels are, so that no small model waits
+        for Python between its steps; else a step for each. Raises CacheFull, with nothing changed.
+        """
+        *before, last = tokens
+        if len(before) > 1:  # a prompt, at once
+            self(self._row(before), cache, logits_to_keep=1)
+            before = []
+        at_once = self._greedy_at_once([*before, last], count, cache)
+        if at_once is not None:
+            return at_once
+        found: list[int] = []
+        feed = [*before, last]
+        for _ in range(count):
+            feed = [int(self(self._row(feed), cache, logits_to_keep=1)[0, -1].argmax())]
+            found += feed
+        return found
+
+    def _row(self, tokens: list[int]) -> Tensor:
+        return torch.tensor([tokens], device=self.norm.weight.device)
+
+    def _greedy_at_once(self, tokens: list[int], count: int, cache: AttendingCache) -> list[int] | None:
+        twin = self._native_twin() if self.norm.weight.device.type == "cpu" else None
+        if twin is None:
+            return None
+        held = int(cache.begin(len(tokens) + count - 1)[0, 0])
+        if (found := twin.greedy(tokens, count, cache, held)) is not None:
+            cache.commit()
+        return found
+
     def prepare(self) -> None:
         """Build the native twin now, where there can be one, rather than in the first decode step."""
         self._native = native_decoder(self) or False
@@ -188,12 +221,18 @@ class Transformer(nn.Module):
         """The native twin, in fp32 on a CPU, when few sequences are decoded or few tokens are served."""
         batch, new, _ = x.shape
         few = (new == 1 or packed) and batch * new <= native.MOST_TOKENS
-        if not self.fast or not few or x.device.type != "cpu" or x.requires_grad:
+        if not few or x.device.type != "cpu" or x.requires_grad:
+            return None
+        twin = self._native_twin()
+        if packed and twin and (not twin.dense or native.counted()):
+            return None  # codes round a prompt's tokens as they do in any number; who counts sees no C call
+        return twin
+
+    def _native_twin(self) -> NativeDecoder | None:
+        if not self.fast:
             return None
         if self._native is None or (self._native and not self._native.current()):
             self.prepare()
-        if packed and self._native and (not self._native.dense or native.counted()):
-            return None  # codes round a prompt's tokens as they do in any number; who counts sees no C call
         return self._native or None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -256,6 +256,12 @@ class QuantEmbedding(nn.Module):
         """(...) int64 -> (..., hidden)."""
         return self._head[0].rows(tokens, self.dtype)
 
+    def native_table(self) -> native.Matrix | None:
+        """For the C kernels, which read rows as they lie; None where they cannot."""
+        head = self._head[0]
+        as_they_lie = head.order is None and head.smooth is None and self.dtype == torch.float32
+        return head.native_matrix() if as_they_lie else None
+
 
 def rounded(
     x: Tensor, activations: Activations, scale: Tensor | None = None, dtype: torch.dtype = torch.int8

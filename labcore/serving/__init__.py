@@ -11,12 +11,12 @@ load generator stand in modules of their own, which need the packages of the ext
 
 from __future__ import annotations
 
+from labcore.generation.speculation import DraftModel, PromptLookup
 from labcore.serving.engine import LLMEngine
 from labcore.serving.events import EngineStats, RowEvent, StepEvent
 from labcore.serving.offline import Answered, answer, replay
 from labcore.serving.policies import Continuous, Dynamic, OneByOne, Static
 from labcore.serving.requests import Request, RequestOutput, TokenLogprob
-from labcore.serving.speculation import DraftModel, PromptLookup
 
 __all__ = [
     "Answered",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from labcore.generation.answer import Answer
+from labcore.generation.speculation import Drafter
 from labcore.model import Model
 from labcore.serving.admission import ensure_possible
 from labcore.serving.blocks import BlockManager
@@ -20,7 +21,6 @@ from labcore.serving.requests import FinishReason, Request, RequestOutput
 from labcore.serving.runner import Runner
 from labcore.serving.scheduler import Limits, Scheduler
 from labcore.serving.sequence import Plan, Row, Sequence
-from labcore.serving.speculation import Drafter
 from labcore.serving.swapping import SwapChoice
 
 
@@ -221,7 +221,9 @@ class EngineCore:
         for sequence in self.scheduler.running:
             room = sequence.limit - len(sequence.tokens) - 1
             if sequence.decoding and not sequence.lingers and room > 0:
-                sequence.drafted = self.speculation.guess(sequence)[:room]
+                sequence.drafted = self.speculation.guess(
+                    sequence.tokens, sequence.id, sequence.limit
+                )[:room]
 
     def _count(self, taken: int, guesses: int, accepted: int) -> None:
         self._counts["output"] += taken

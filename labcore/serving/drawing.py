@@ -11,6 +11,7 @@ from torch import Tensor
 
 from labcore.generation.flight import Landing
 from labcore.generation.sampling import SamplingParams, best, draw, process_logits
+from labcore.generation.speculation import check
 from labcore.serving.requests import TokenLogprob
 from labcore.serving.sequence import Sequence
 
@@ -68,34 +69,13 @@ def _choose(sequences: Rows[Sequence], logits: Tensor) -> Tensor:
 
 
 def check_guesses(sequence: Sequence, logits: Tensor) -> Drawn:
-    """Accept guesses one after another and draw one token more; exact (Leviathan et al. 2023).
+    """The sequence's guesses checked, and one token more; see `generation.speculation.check`.
 
-    logits: (guesses + 1, vocab) fp32, behind the newest known token and behind each guess. A guess x is taken
-    with probability p(x); else the token is drawn from p without x. So every token has the distribution that
-    it would have had alone, and greedy ones are the same tokens.
+    logits: (guesses + 1, vocab) fp32.
     """
-    tokens: list[int] = []
-    params = sequence.request.sampling
-    for place, guess in enumerate([*sequence.drafted, None]):
-        history = _known(sequence, tokens, params, logits.device)
-        processed = process_logits(logits[place : place + 1], params, history)[0]
-        token = _take_or_draw(processed, guess, sequence)
-        tokens.append(token)
-        if token != guess:
-            break
+    params, stream = sequence.request.sampling, sequence.stream
+    tokens = check(sequence.drafted, logits, params, stream, lambda: sequence.tokens)
     return Drawn(tuple(tokens), _logprobs(sequence, logits[: len(tokens)], tokens))
-
-
-def _take_or_draw(logits: Tensor, guess: int | None, sequence: Sequence) -> int:
-    if sequence.request.sampling.greedy:
-        return int(logits.argmax())
-    if guess is not None:
-        accepted = torch.rand(1, generator=sequence.stream).item() < logits.softmax(-1)[guess].item()
-        if accepted:
-            return guess
-        logits = logits.index_fill(0, torch.tensor(guess, device=logits.device), -torch.inf)
-    point = torch.rand(1, generator=sequence.stream)
-    return int(draw(logits[None], point.to(logits.device)))
 
 
 def _groups(sequences: Rows[Sequence]) -> dict[SamplingParams, list[int]]:
@@ -113,14 +93,6 @@ def _history(sequences: Rows[Sequence], params: SamplingParams, device: torch.de
     longest = max(len(one.tokens) for one in sequences)
     rows = [one.tokens + [-1] * (longest - len(one.tokens)) for one in sequences]
     return torch.tensor(rows, device=device)
-
-
-def _known(
-    sequence: Sequence, tokens: list[int], params: SamplingParams, device: torch.device
-) -> Tensor | None:
-    if params.repetition_penalty == 1.0:
-        return None
-    return torch.tensor([sequence.tokens + tokens], device=device)
 
 
 def _logprobs(sequence: Sequence, logits: Tensor, tokens: Rows[int]) -> tuple[TokenLogprob, ...]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from labcore.cache.paged import BlockStore
 from labcore.errors import ConfigError
+from labcore.generation.speculation import Drafter
 from labcore.model import Model
 from labcore.serving.admission import usual_blocks
 from labcore.serving.blocks import BlockManager
@@ -16,7 +17,6 @@ from labcore.serving.core import EngineCore
 from labcore.serving.policies import Policy, policy_of
 from labcore.serving.runner import ModelRunner
 from labcore.serving.scheduler import Limits
-from labcore.serving.speculation import Drafter
 from labcore.serving.swapping import Preemption, SwapChoice
 
 EVENTS = 100_000  # that are kept

@@ -13,10 +13,10 @@ import labcore
 from labcore.errors import ConfigError
 from labcore.generation.answer import Answer
 from labcore.generation.sampling import SamplingParams, process_logits
+from labcore.generation.speculation import Drafter
 from labcore.serving import DraftModel, LLMEngine, PromptLookup, Request
 from labcore.serving.drawing import check_guesses, draw_rows
 from labcore.serving.sequence import Sequence
-from labcore.serving.speculation import Drafter
 from tests.serving.helpers import EOS, VOCAB, alone, drain, empty, prompt, request, small_model
 
 MODEL = small_model()
@@ -29,8 +29,9 @@ class Oracle:
     def __init__(self, answers: dict[str, list[int]], right: int, length: int) -> None:
         self.answers, self.right, self.length = answers, right, length
 
-    def guess(self, sequence: Sequence) -> list[int]:
-        true = self.answers[sequence.id][sequence.num_output :]
+    def guess(self, known: list[int], key: str, limit: int) -> list[int]:
+        prompts = {one.id: len(one.prompt) for one in requests_of()}
+        true = self.answers[key][len(known) - prompts[key] :]
         kept = true[: min(self.right, self.length)]
         after = (true[len(kept) :] + [0] * self.length)[: self.length - len(kept)]
         return kept + [(token + 1) % VOCAB for token in after]
@@ -218,19 +219,20 @@ def test_logprobs_are_those_of_the_model(right: int, answers: dict[str, list[int
     ],
 )
 def test_prompt_lookup_copies_what_followed(known: list[int], guessed: list[int]) -> None:
-    sequence = sequence_of(SamplingParams(), [])
-    sequence.tokens = known
-    assert PromptLookup(tokens=4, longest=3).guess(sequence) == guessed
+    assert PromptLookup(tokens=4, longest=3).guess(known, "a", 99) == guessed
+
+
+def test_prompt_lookup_sees_tokens_and_not_their_bytes() -> None:
+    """256 and 1 lie in memory as 0 1 0 0 1 0 0 0: 65536 begins in the middle of them."""
+    assert PromptLookup(shortest=1).guess([256, 1, 5, 65536], "a", 99) == []
+    assert PromptLookup(shortest=1).guess([65536, 256, 1, 5, 65536], "a", 99) == [256, 1, 5, 65536]
 
 
 def test_a_draft_model_guesses_what_it_would_generate() -> None:
     draft = small_model(3, eos=False)
     drafter = DraftModel(draft, MODEL, tokens=5)
-    sequence = sequence_of(SamplingParams(), [])
-    sequence.limit = 40
     for grown in ([1, 2, 3], [1, 2, 3, 9], [1, 2, 3, 9, 9, 4, 4], [1, 2, 5], [8]):  # also back, and elsewhere
-        sequence.tokens = list(grown)
-        assert drafter.guess(sequence) == labcore.generate(draft, grown, max_new_tokens=5).tokens
+        assert drafter.guess(grown, "a", 40) == labcore.generate(draft, grown, max_new_tokens=5).tokens
 
 
 @pytest.mark.parametrize("drafter", ["itself", "another", "lookup"])

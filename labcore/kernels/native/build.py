@@ -92,12 +92,13 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     """State the arguments once, so that calls may pass plain numbers."""
     at: Any = ctypes.c_void_p
     number: Any = ctypes.c_int
-    real, stride = ctypes.c_float, ctypes.c_long
+    stride: Any = ctypes.c_long
     lib.labcore_before_attention.argtypes = [at] * 4 + [number, at, at, stride, number, number]
     lib.labcore_after_attention.argtypes = [at] * 4 + [stride, number, number]
-    lib.labcore_head.argtypes = [number, number, real] + [at] * 5 + [stride, number, number]
+    lib.labcore_head.argtypes = [at] * 4 + [stride, number, number]
     lib.labcore_quantized_linear.argtypes = [at] * 4 + [number, number]
-    lib.labcore_layers.argtypes = [at] * 3 + [number] + [at] * 4 + [number, at, at, stride, number]
+    lib.labcore_layers.argtypes = [at] * 5 + [number, at, at, stride, number]
+    lib.labcore_greedy.argtypes = [at, at, number, number, number]
     lib.labcore_decode_attention.argtypes = [at, number]
     lib.labcore_prompt_attention.argtypes = [at, number]
     lib.labcore_swiglu.argtypes = [at, at, stride, stride, number]
@@ -105,6 +106,7 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
         "before_attention",
         "after_attention",
         "layers",
+        "greedy",
         "head",
         "decode_attention",
         "prompt_attention",

@@ -21,7 +21,7 @@ MAX_GROUP = 16  # query heads that share a KV head; as in attention.c
 MIN_SPLIT = 256
 
 
-class _Attention(ctypes.Structure):
+class Attention(ctypes.Structure):
     """attention_t."""
 
     _fields_ = [
@@ -91,9 +91,9 @@ class KVMemory:
         """Floats that the parts take until they are merged."""
         return len(new.lengths) * self.heads * splits * (self._size + 2)
 
-    def describe(self, new: NewTokens, splits: int) -> _Attention:
+    def describe(self, new: NewTokens, splits: int) -> Attention:
         """The step without its layer, queries, keys and values."""
-        made = _Attention(
+        made = Attention(
             tables=_at(new.tables), sequences=_at(new.sequences), lengths=new.lengths.data_ptr(),
             starts=_at(new.starts), tokens=len(new.lengths), kv_heads=self._kv_heads, group=self._group,
             d=self._size, block_size=self._block, splits=splits,

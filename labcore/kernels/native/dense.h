@@ -3,6 +3,7 @@
 #define LABCORE_DENSE_H
 
 #include <stddef.h>
+#include <string.h>
 
 #ifdef __AVX512F__
 #define WIDTH 16
@@ -13,7 +14,6 @@
 #define LINE 16   /* floats that come from memory together */
 
 typedef float vector __attribute__((vector_size(WIDTH * sizeof(float)), aligned(sizeof(float))));
-typedef float eight __attribute__((vector_size(8 * sizeof(float)), aligned(sizeof(float))));
 
 typedef struct { int begin, end; } range_t;
 
@@ -21,6 +21,45 @@ static float sum_of(vector v) {
     float sum = 0;
     for (int i = 0; i < WIDTH; i++) sum += v[i];
     return sum;
+}
+
+/* Lanes of two vectors, by number: those of the second begin with WIDTH. */
+#ifdef __clang__
+#define SHUFFLE(A, B, ...) __builtin_shufflevector(A, B, __VA_ARGS__)
+#else
+typedef int lanes __attribute__((vector_size(WIDTH * sizeof(int))));
+#define SHUFFLE(A, B, ...) __builtin_shuffle(A, B, (lanes){__VA_ARGS__})
+#endif
+
+/* The sums of four vectors, in fewer additions than each by itself: neighbours of two vectors at once, then pairs. */
+typedef float quarter __attribute__((vector_size(4 * sizeof(float)), aligned(sizeof(float))));
+static inline quarter sums_of(vector a, vector b, vector c, vector d) {
+#if WIDTH == 16
+#define NEIGHBOURS(X, AT) SHUFFLE(X[0], X[1], AT, 16 + AT, 2 + AT, 18 + AT, 4 + AT, 20 + AT, 6 + AT, 22 + AT, \
+                                  8 + AT, 24 + AT, 10 + AT, 26 + AT, 12 + AT, 28 + AT, 14 + AT, 30 + AT)
+#define PAIRS(X, AT) SHUFFLE(X[0], X[1], AT, 1 + AT, 16 + AT, 17 + AT, 4 + AT, 5 + AT, 20 + AT, 21 + AT, \
+                             8 + AT, 9 + AT, 24 + AT, 25 + AT, 12 + AT, 13 + AT, 28 + AT, 29 + AT)
+#else
+#define NEIGHBOURS(X, AT) SHUFFLE(X[0], X[1], AT, 8 + AT, 2 + AT, 10 + AT, 4 + AT, 12 + AT, 6 + AT, 14 + AT)
+#define PAIRS(X, AT) SHUFFLE(X[0], X[1], AT, 1 + AT, 8 + AT, 9 + AT, 4 + AT, 5 + AT, 12 + AT, 13 + AT)
+#endif
+    vector first[2] = {a, b}, second[2] = {c, d};
+    vector both[2] = {NEIGHBOURS(first, 0) + NEIGHBOURS(first, 1), NEIGHBOURS(second, 0) + NEIGHBOURS(second, 1)};
+    vector quads = PAIRS(both, 0) + PAIRS(both, 2); /* a, b, c, d of four lanes each, and so on */
+    quarter parts[WIDTH / 4];
+    memcpy(parts, &quads, sizeof parts);
+    for (int i = 1; i < WIDTH / 4; i++) parts[0] += parts[i];
+    return parts[0];
+}
+
+/* Loaded once and kept: a compiler that loads anew for every product waits for loads, not for products. */
+static inline vector kept(vector v) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__AVX__)
+    __asm__("" : "+x"(v));
+#endif
+    return v;
 }
 
 static float dot(const float *restrict a, const float *restrict b, int n) {
@@ -41,57 +80,91 @@ static float streamed_dot(const float *restrict row, const float *restrict x, in
     return sum_of((sums[0] + sums[1]) + (sums[2] + sums[3])) + dot(row + i, x + i, columns - i);
 }
 
-/* Tokens lie side by side in groups: as many as the widest vector holds, the last ones in one of eight where
- * those suffice. */
-static inline int lanes_of(int tokens) { return WIDTH > 8 && tokens > 8 ? WIDTH : 8; }
+/* Tokens of a group: as many as a vector holds, of the last ones up to half as many as they are. */
+#define FEW (WIDTH / 2)
+static inline int group_of(int tokens) { return tokens > FEW ? WIDTH : tokens; }
 
-/* x (tokens, columns) -> to[group][column][lane]: the same column of all tokens of a group is one vector. */
+/* x (tokens, columns) -> what products read: groups of many tokens as to[column][token], so that the same column of all
+ * is one vector; few tokens as they are. */
 static void beside(const float *x, float *to, int columns, int tokens) {
-    for (int first = 0, lanes; first < tokens; first += lanes, to += (size_t)lanes * columns) {
-        lanes = lanes_of(tokens - first);
-        for (int t = 0; t < lanes; t++)
-            for (int c = 0; c < columns; c++)
-                to[(size_t)c * lanes + t] = first + t < tokens ? x[(size_t)(first + t) * columns + c] : 0.0f;
+    for (int first = 0, group; first < tokens; first += group, to += (size_t)group * columns) {
+        group = group_of(tokens - first);
+        const float *from = x + (size_t)first * columns;
+        if (group <= FEW) memcpy(to, from, (size_t)group * columns * sizeof(float));
+        else
+            for (int t = 0; t < group; t++)
+                for (int c = 0; c < columns; c++)
+                    to[(size_t)c * group + t] = first + t < tokens ? from[(size_t)t * columns + c] : 0.0f;
     }
 }
 
-/* `count` (a constant where it is called) rows with a group of tokens. Each weight is spread over a vector and
- * multiplied with a number of every token, so nothing is ever summed across a vector. Meanwhile the next rows are
- * fetched: the processor cannot guess that eight streams go on where the last one ended.
- * out[t * stride + r] for r in 0..count-1. */
-#define SPREAD(NAME, VECTOR)                                                                                          \
-    static inline __attribute__((always_inline)) void NAME(const float *restrict rows, const float *restrict x,       \
-                                                           float *restrict out, int stride, int columns, int tokens,  \
-                                                           int count) {                                               \
-        enum { LANES = sizeof(VECTOR) / sizeof(float) };                                                              \
-        VECTOR sums[AT_ONCE] = {0};                                                                                   \
-        int i = 0;                                                                                                    \
-        for (; i + LINE <= columns; i += LINE) {                                                                      \
-            _Pragma("GCC unroll 8") for (int r = 0; r < count; r++)                                                   \
-                __builtin_prefetch(rows + (size_t)(count + r) * columns + i);                                         \
-            for (int c = i; c < i + LINE; c++)                                                                        \
-                _Pragma("GCC unroll 8") for (int r = 0; r < count; r++)                                               \
-                    sums[r] += rows[(size_t)r * columns + c] * *(const VECTOR *)(x + (size_t)c * LANES);              \
-        }                                                                                                             \
-        for (; i < columns; i++)                                                                                      \
-            _Pragma("GCC unroll 8") for (int r = 0; r < count; r++)                                                   \
-                sums[r] += rows[(size_t)r * columns + i] * *(const VECTOR *)(x + (size_t)i * LANES);                  \
-        for (int t = 0; t < tokens; t++)                                                                              \
-            for (int r = 0; r < count; r++) out[(size_t)t * stride + r] = sums[r][t];                                 \
+#define SPECIALISED static inline __attribute__((always_inline)) void
+
+/* The next rows are fetched meanwhile: the processor cannot guess that several streams go on where the last one ended. */
+SPECIALISED fetch_rows(const float *rows, int columns, int count) {
+    _Pragma("GCC unroll 8") for (int r = 0; r < count; r++) __builtin_prefetch(rows + (size_t)(count + r) * columns);
+}
+
+/* `count` rows with many tokens (both constants where it is called). Each weight is spread over a vector and multiplied
+ * with a number of every token, so nothing is ever summed across a vector. out[t * stride + r]. */
+SPECIALISED spread(const float *restrict rows, const float *restrict x, float *restrict out, int stride, int columns,
+                   int tokens, int count) {
+    vector sums[AT_ONCE] = {0};
+    int i = 0;
+    for (; i + LINE <= columns; i += LINE) {
+        fetch_rows(rows + i, columns, count);
+        for (int c = i; c < i + LINE; c++)
+            _Pragma("GCC unroll 8") for (int r = 0; r < count; r++)
+                sums[r] += rows[(size_t)r * columns + c] * *(const vector *)(x + (size_t)c * WIDTH);
     }
-SPREAD(spread, vector)
-SPREAD(spread_eight, eight)
+    for (; i < columns; i++)
+        _Pragma("GCC unroll 8") for (int r = 0; r < count; r++)
+            sums[r] += rows[(size_t)r * columns + i] * *(const vector *)(x + (size_t)i * WIDTH);
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < count; r++) out[(size_t)t * stride + r] = sums[r][t];
+}
+
+/* `count` rows with few tokens (constants): what is loaded of a row serves all tokens, and of a token all rows. */
+SPECIALISED along(const float *restrict rows, const float *restrict x, float *restrict out, int stride, int columns,
+                  int tokens, int count) {
+    vector sums[FEW * 4] = {0};
+    int i = 0;
+    for (; i + WIDTH <= columns; i += WIDTH) {
+        fetch_rows(rows + i, columns, count);
+        vector numbers[FEW];
+        _Pragma("GCC unroll 8") for (int t = 0; t < tokens; t++)
+            numbers[t] = kept(*(const vector *)(x + (size_t)t * columns + i));
+        _Pragma("GCC unroll 4") for (int r = 0; r < count; r++) {
+            vector weights = kept(*(const vector *)(rows + (size_t)r * columns + i));
+            _Pragma("GCC unroll 8") for (int t = 0; t < tokens; t++) sums[t * 4 + r] += weights * numbers[t];
+        }
+    }
+    _Pragma("GCC unroll 8") for (int t = 0; t < tokens; t++) {
+        const vector *of = sums + t * 4;
+        quarter found = sums_of(of[0], of[1], of[2], of[3]); /* those of no row are zeros */
+        for (int r = 0; r < count; r++) {
+            float rest = i < columns ? dot(rows + (size_t)r * columns + i, x + (size_t)t * columns + i, columns - i) : 0;
+            out[(size_t)t * stride + r] = found[r] + rest;
+        }
+    }
+}
+
+/* Eight rows or one, as many at once as leave their sums in registers. */
+SPECIALISED along_some(const float *rows, const float *x, float *out, int stride, int columns, int tokens, int count) {
+    int together = count == 1 ? 1 : tokens * 4 <= 28 * WIDTH / 16 ? 4 : 2;
+    for (int r = 0; r < count; r += together)
+        along(rows + (size_t)r * columns, x, out + r, stride, columns, tokens, together);
+}
 
 /* Some rows with all tokens, x as `beside` lays them. */
-static inline __attribute__((always_inline)) void rows_with_all(const float *rows, const float *x, float *out, int stride,
-                                                                int columns, int tokens, int count) {
-    for (int first = 0, lanes; first < tokens; first += lanes, x += (size_t)lanes * columns, out += (size_t)lanes * stride) {
-        lanes = lanes_of(tokens - first);
-        int some = tokens - first < lanes ? tokens - first : lanes;
-        if (lanes == WIDTH)
-            spread(rows, x, out, stride, columns, some, count);
-        else
-            spread_eight(rows, x, out, stride, columns, some, count);
+SPECIALISED rows_with_all(const float *rows, const float *x, float *out, int stride, int columns, int tokens, int count) {
+    for (int first = 0, group; first < tokens; first += group, x += (size_t)group * columns, out += (size_t)group * stride) {
+        group = group_of(tokens - first);
+        if (group > FEW)
+            spread(rows, x, out, stride, columns, tokens - first < group ? tokens - first : group, count);
+#define FEW_TOKENS(N) else if (N <= FEW && group == N) along_some(rows, x, out, stride, columns, N, count);
+        FEW_TOKENS(8) FEW_TOKENS(7) FEW_TOKENS(6) FEW_TOKENS(5) FEW_TOKENS(4) FEW_TOKENS(3) FEW_TOKENS(2) FEW_TOKENS(1)
+#undef FEW_TOKENS
     }
 }
 

@@ -39,6 +39,32 @@ typedef struct {
     matrix_t qkv, o, gate_up, down;
 } layer_t;
 
+/* Layers, and where the keys and values of each lie. */
+typedef struct {
+    const layer_t *const *layers;
+    float *const *keys, *const *values;
+    int count;
+} stack_t;
+
+typedef struct {
+    int hidden, vocab;
+    float eps;
+    const float *norm;
+    matrix_t matrix;
+} head_t;
+
+/* What tokens drawn without asking need: a step of one token, and the memory that it works in. */
+typedef struct {
+    stack_t stack;
+    attention_t step;
+    head_t head;
+    matrix_t embedding;            /* (vocab, hidden) */
+    const float *freq;             /* (head_dim) minus the frequencies, then the frequencies */
+    int *length;                   /* the step's lengths: counted up */
+    float *x, *cos, *sin, *qkv, *logits, *scratch;
+    long work;
+} greedy_t;
+
 /* This thread's share of n rows, in multiples of 16: rows are read eight at a time, codes 16. */
 static range_t share(int n) {
     int threads = omp_get_num_threads(), me = omp_get_thread_num();
@@ -156,38 +182,73 @@ void labcore_after_attention(const layer_t *layer, const float *mixed, float *x,
     after_attention(layer, mixed, x, scratch, work, tokens);
 }
 
-/* All layers of a step in one go: x (tokens, hidden) is updated in place. keys, values: of each layer, for `step`,
- * which has all else; its q, new_k and new_v lie in `qkv`. scratch: as for both halves. */
-void labcore_layers(const layer_t *const *layers, float *const *keys, float *const *values, int count,
-                    const attention_t *step, float *x, const float *cos, const float *sin, int turn, float *qkv,
-                    float *scratch, long work, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        attention_t here = *step;
-        for (int i = 0; i < count; i++) {
-            before_attention(layers[i], x, cos, sin, turn, qkv, scratch, work, here.tokens);
-            here.keys = keys[i], here.values = values[i];
+/* For every thread: all layers of a step. x (tokens, hidden) is updated in place. `step` has all but keys and values,
+ * which are each layer's own; its q, new_k and new_v lie in `qkv`. scratch: as for both halves. */
+static void all_layers(const stack_t *s, const attention_t *step, float *x, const float *cos, const float *sin, int turn,
+                       float *qkv, float *scratch, long work) {
+    attention_t here = *step;
+    for (int i = 0; i < s->count; i++) {
+        before_attention(s->layers[i], x, cos, sin, turn, qkv, scratch, work, here.tokens);
+        here.keys = s->keys[i], here.values = s->values[i];
 #pragma omp barrier
-            labcore_append(&here);
+        labcore_append(&here);
 #pragma omp barrier
-            labcore_attend(&here);
+        labcore_attend(&here);
 #pragma omp barrier
-            after_attention(layers[i], here.out, x, scratch, work, here.tokens);
+        after_attention(s->layers[i], here.out, x, scratch, work, here.tokens);
 #pragma omp barrier
-        }
     }
 }
 
-/* x (tokens, hidden), normalised, times the head's matrix -> logits (tokens, vocab).
- * scratch: for each thread tokens * hidden floats and `work` bytes. */
-void labcore_head(int hidden, int vocab, float eps, const float *norm, const matrix_t *head, const float *x,
-                  float *logits, float *scratch, long work, int tokens, int threads) {
+void labcore_layers(const stack_t *stack, const attention_t *step, float *x, const float *cos, const float *sin, int turn,
+                    float *qkv, float *scratch, long work, int threads) {
 #pragma omp parallel num_threads(threads)
-    {
-        float *normed = scratch + (size_t)omp_get_thread_num() * tokens * hidden;
-        char *own = (char *)(scratch + (size_t)omp_get_num_threads() * tokens * hidden) + omp_get_thread_num() * work;
-        rms_norm(x, norm, eps, normed, hidden, tokens);
-        input_t input = input_of(head, normed, hidden, tokens, own);
-        product(head, 0, &input, logits, vocab, share(vocab), hidden, tokens);
+    all_layers(stack, step, x, cos, sin, turn, qkv, scratch, work);
+}
+
+/* For every thread: x (tokens, hidden), normalised, times the head's matrix -> logits (tokens, vocab). Returns its rows.
+ * scratch: for each thread tokens * hidden floats and `work` bytes. */
+static range_t head_product(const head_t *h, const float *x, float *logits, float *scratch, long work, int tokens) {
+    range_t mine = share(h->vocab);
+    float *normed = scratch + (size_t)omp_get_thread_num() * tokens * h->hidden;
+    char *own = (char *)(scratch + (size_t)omp_get_num_threads() * tokens * h->hidden) + omp_get_thread_num() * work;
+    rms_norm(x, h->norm, h->eps, normed, h->hidden, tokens);
+    input_t input = input_of(&h->matrix, normed, h->hidden, tokens, own);
+    product(&h->matrix, 0, &input, logits, h->vocab, mine, h->hidden, tokens);
+    return mine;
+}
+
+void labcore_head(const head_t *head, const float *x, float *logits, float *scratch, long work, int tokens, int threads) {
+#pragma omp parallel num_threads(threads)
+    head_product(head, x, logits, scratch, work, tokens);
+}
+
+/* The first of the largest. */
+static int largest(const float *x, int n) {
+    int best = 0;
+    for (int i = 1; i < n; i++) best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+/* One thread's: the embedding of a token, and the angles of its position (Su et al. 2021). */
+static void enter(const greedy_t *g, int token, int position) {
+    int d = g->stack.layers[0]->head_dim, hidden = g->head.hidden;
+    if (g->embedding.codes) row_of_codes(g->embedding.codes, token, g->x);
+    else memcpy(g->x, g->embedding.dense + (size_t)token * hidden, hidden * sizeof(float));
+    for (int i = 0; i < d; i++) g->cos[i] = cosf(position * g->freq[i]), g->sin[i] = sinf(position * g->freq[i]);
+}
+
+/* A single sequence's tokens one after another, with nobody asked in between: `known` given ones, then each the most
+ * likely behind the last, `count` in all. tokens has room for count + 1. */
+void labcore_greedy(greedy_t *g, int *tokens, int known, int count, int threads) {
+#pragma omp parallel num_threads(threads)
+    for (int i = 0; i < count; i++) {
+        if (omp_get_thread_num() == 0) enter(g, tokens[i], g->length[0]++);
+#pragma omp barrier
+        all_layers(&g->stack, &g->step, g->x, g->cos, g->sin, 0, g->qkv, g->scratch, g->work);
+        if (i + 1 < known) continue;
+        head_product(&g->head, g->x, g->logits, g->scratch, g->work, 1);
+#pragma omp barrier
+        if (omp_get_thread_num() == 0) tokens[i + 1] = largest(g->logits, g->head.vocab);
     }
 }

@@ -19,7 +19,9 @@ MATRICES = ("qkv", "o", "gate_up", "down")
 Weight = Tensor | Matrix | None
 
 
-class _Matrix(ctypes.Structure):
+class CMatrix(ctypes.Structure):
+    """matrix_t."""
+
     _fields_ = [(name, ctypes.c_void_p) for name in ("dense", "codes", "bias")]
 
 
@@ -28,7 +30,7 @@ class _Layer(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate")),
         ("eps", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in NORMS),
-        *((name, _Matrix) for name in MATRICES),
+        *((name, CMatrix) for name in MATRICES),
     ]
 
 
@@ -46,10 +48,10 @@ def fits(weights: Mapping[str, Weight]) -> bool:
     )
 
 
-def _matrix(weight: Weight, bias: Weight) -> _Matrix:
+def matrix_of(weight: Weight, bias: Weight = None) -> CMatrix:
     if isinstance(weight, Matrix):
-        return _Matrix(None, weight.at, None)
-    return _Matrix(_at(weight), None, _at(bias))
+        return CMatrix(None, weight.at, None)
+    return CMatrix(_at(weight), None, _at(bias))
 
 
 def _at(tensor: Weight) -> int | None:
@@ -76,7 +78,7 @@ class LayerKernel:
         self.config, self._weights = config, weights
         self.threads = torch.get_num_threads()
         pointers = [_at(weights[name]) for name in NORMS]
-        pointers += [_matrix(weights[name], weights[f"{name}_bias"]) for name in MATRICES]  # type: ignore[misc]
+        pointers += [matrix_of(weights[name], weights[f"{name}_bias"]) for name in MATRICES]  # type: ignore[misc]
         shape = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self.struct = _Layer(*shape, config.intermediate_size, config.rms_norm_eps, *pointers)
         self._at = ctypes.byref(self.struct)
@@ -117,25 +119,40 @@ class LayerKernel:
         self._after(self._at, *at, self._work, self.tokens, self.threads)
 
 
+class Head(ctypes.Structure):
+    """head_t."""
+
+    _fields_ = [
+        ("hidden", ctypes.c_int),
+        ("vocab", ctypes.c_int),
+        ("eps", ctypes.c_float),
+        ("norm", ctypes.c_void_p),
+        ("matrix", CMatrix),
+    ]
+
+
 class HeadKernel:
     """The last norm and the head's matrix, bound to the C function. Holds on to both."""
 
     def __init__(self, norm: Tensor, head: Tensor | Matrix, eps: float) -> None:
-        self._norm, self._head, self._eps = norm, head, eps
+        self._norm, self._head = norm, head
         self._threads = torch.get_num_threads()
         self._call = functions().labcore_head
-        self._matrix = _matrix(head, None)
-        self._at = ctypes.byref(self._matrix)
         self._vocab = head.rows if isinstance(head, Matrix) else head.shape[0]
+        self.struct = Head(norm.shape[0], self._vocab, eps, norm.data_ptr(), matrix_of(head))
+
+    def room(self, tokens: int) -> tuple[int, int]:
+        """As LayerKernel's."""
+        return _work([self._head], tokens), self._threads * tokens * self.struct.hidden
 
     def __call__(self, x: Tensor) -> Tensor:
         """(tokens, 1, hidden) -> logits (tokens, 1, vocab)."""
-        tokens, _, hidden = x.shape
-        work = _work([self._head], tokens)
+        tokens = x.shape[0]
+        work, floats = self.room(tokens)
         logits = torch.empty(tokens, 1, self._vocab)
-        scratch = torch.empty(self._threads * (tokens * hidden + work // 4))
+        scratch = torch.empty(floats + self._threads * work // 4)
         self._call(
-            hidden, self._vocab, self._eps, self._norm.data_ptr(), self._at, x.data_ptr(),
-            logits.data_ptr(), scratch.data_ptr(), work, tokens, self._threads,
+            ctypes.byref(self.struct), x.data_ptr(), logits.data_ptr(), scratch.data_ptr(), work, tokens,
+            self._threads,
         )  # fmt: skip
         return logits

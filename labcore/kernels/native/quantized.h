@@ -78,6 +78,21 @@ static inline sums_t four(sums_t sums, codes_t codes, const int8_t *x) {
 }
 #endif
 
+/* One row as the codes stand for it, unpermuted. */
+static void row_of_codes(const qmatrix_t *m, int row, float *out) {
+    const int step = m->bits == 8 ? 4 : 8, groups = m->columns / m->group; /* step: columns in 64 bytes */
+    const uint8_t *codes = m->codes + (size_t)(row / BLOCK) * m->columns / step * 64 + row % BLOCK * 4;
+    size_t first = (size_t)(row / BLOCK) * groups * BLOCK;
+    for (int g = 0; g < groups; g++) {
+        reals_t scale = halves(m->scales + first + g * BLOCK), off = scale * (float)m->centre;
+        if (m->offsets) off += halves(m->offsets + first + g * BLOCK);
+        for (int c = g * m->group; c < (g + 1) * m->group; c++) {
+            int byte = codes[c / step * 64 + c % 4], code = m->bits == 8 ? byte : c % 8 < 4 ? byte & 15 : byte >> 4;
+            out[c] = m->row_scale[row] * (code * scale[row % BLOCK] - off[row % BLOCK]);
+        }
+    }
+}
+
 #define EACH_TOKEN _Pragma("GCC unroll 12") for (int t = 0; t < tokens; t++)
 
 /* What the lower halves of a fine group add to 16 rows; `codes`: of that group. */
