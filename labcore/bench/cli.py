@@ -13,8 +13,9 @@ from labcore.bench.cli_predict import parallel, predict
 from labcore.bench.cli_prefill import prefill
 from labcore.bench.cli_quant import quant, quant_quality
 from labcore.bench.cli_serving import serving
+from labcore.bench.cli_speculate import speculate
 from labcore.bench.cli_suite import everything
-from labcore.bench.options import Device, Dtype, Out, Source, keep
+from labcore.bench.options import Device, Dtype, Out, Source, keep, packages
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine beside its peers and the machine's limits.")
 
@@ -31,6 +32,7 @@ app.command()(predict)
 app.command()(parallel)
 app.command()(quant)
 app.command()(serving)
+app.command()(speculate)
 app.command("quant-quality")(quant_quality)
 
 
@@ -38,8 +40,10 @@ app.command("quant-quality")(quant_quality)
 def generate(
     model: Source = "story",
     against: Annotated[
-        list[str] | None, typer.Option(help="A peer: transformers. May be given again.")
+        list[str] | None,
+        typer.Option(help="A peer: transformers, transformers-static. May be given again."),
     ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt.")] = 32,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate in each run.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each engine, interleaved.")] = 7,
@@ -47,7 +51,7 @@ def generate(
     dtype: Dtype = "auto",
     out: Out = None,
 ) -> None:
-    """Greedy decoding of one prompt: whole runs, interleaved, medians, beside the bandwidth ceiling."""
+    """Greedy decoding: whole runs, interleaved, medians, beside the bandwidth ceiling."""
     import labcore
     from labcore.bench import record
     from labcore.bench.generate import bench_generate
@@ -59,12 +63,13 @@ def generate(
         result = bench_generate(
             loaded,
             peers,
+            batch=batch,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
             repeats=repeats,
             progress=status.update,
         )
-    data = record.record("generate", result.to_dict(), loaded.device, peers)
+    data = record.record("generate", result.to_dict(), loaded.device, packages(peers))
     console.print(_generate_table(data))
     keep(console, out, data)
 
@@ -135,11 +140,13 @@ def _generate_table(data: dict[str, object]) -> Table:
     result, machine = data["result"], data["machine"]
     assert isinstance(result, dict)
     assert isinstance(machine, dict)
+    sizes = f"{result['batch']} × {result['prompt_tokens']} + {result['new_tokens']} tokens"
     table = Table(
         title=f"{result['model']} {result['dtype']} on {machine['name']}, {machine['threads']} threads\n"
-        f"{result['prompt_tokens']} + {result['new_tokens']} tokens, median of {result['repeats']} runs",
-        caption=f"Ceiling: {result['bytes_per_step'] / 1e6:.1f} MB a step, read at the measured "
-        f"{result['read_bandwidth'] / 1e9:.1f} GB/s, allow {result['ceiling_tokens_per_s']:.1f} tok/s.\n"
+        f"{sizes}, median of {result['repeats']} runs",
+        caption=f"Ceiling: {result['bytes_per_step'] / 1e6:.1f} MB a step, read at the "
+        f"{result['read_bandwidth'] / 1e9:.1f} GB/s measured in turns with the engines, allow "
+        f"{result['ceiling_tokens_per_s']:.1f} tok/s.\n"
         "time: whole run over labcore's. equal: tokens that are labcore's. ceiling: share of it reached.",
     )
     names = ("engine", "run s", "IQR s", "tok/s", "time", "equal", "TTFT ms", "decode tok/s", "ceiling")

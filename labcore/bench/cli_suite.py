@@ -24,7 +24,7 @@ def everything(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: a few minutes on two cores.")] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="decode, prefill, cache, quant, serving, kernels, predict. May be given again."),
+        typer.Option(help="decode, prefill, cache, quant, serving, speculate, kernels, predict. Again."),
     ] = None,
     against: Annotated[
         list[str] | None,

@@ -1,16 +1,21 @@
-"""`labcore bench generate`: greedy decoding of one prompt, beside peers and beside the bandwidth ceiling."""
+"""`labcore bench generate`: greedy decoding of a batch, beside peers and beside the bandwidth ceiling.
+
+The ceiling is measured in turns with the engines: what a shared machine's memory gives changes by the minute.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from labcore.bench.interleave import Samples, interleave
-from labcore.bench.peers import Run, ours, peer
+from labcore.bench.peers import Contestant, Run, ours, peer
 from labcore.bench.usual import random_prompt
 from labcore.model import Model
 from labcore.perf import costs, roofs
+from labcore.perf.roof_measuring import reading
 
 OURS = "labcore"
 
@@ -19,7 +24,7 @@ OURS = "labcore"
 class Row:
     """One engine. Seconds are medians of whole runs, `spread_s` their interquartile range.
 
-    decode_tokens_per_s: from the median time per token after the first, where the engine tells it;
+    decode_tokens_per_s: from the median time of a step after the first, where the engine tells it;
     ceiling_share: of what the measured read bandwidth allows; agreement: share of tokens equal to ours.
     """
 
@@ -36,10 +41,14 @@ class Row:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """What was measured, on what, and the ceiling it is held against (tokens/s of decode)."""
+    """What was measured, on what, and the ceiling it is held against (tokens/s of decode).
+
+    read_bandwidth: bytes/s of reading as many bytes as a step, in turns with the engines.
+    """
 
     model: str
     dtype: str
+    batch: int
     prompt_tokens: int
     new_tokens: int
     repeats: int
@@ -59,49 +68,62 @@ def bench_generate(
     model: Model,
     against: Sequence[str] = (),
     *,
+    batch: int = 1,
     prompt_tokens: int = 32,
     new_tokens: int = 64,
     repeats: int = 7,
     progress: Callable[[str], None] = lambda _: None,
 ) -> GenerateResult:
     """Interleaved whole runs of labcore and the named peers. Raises LabError for a peer that cannot run."""
-    prompt = random_prompt(model, prompt_tokens)
-    contestants = {OURS: ours(model, prompt, new_tokens)}
-    contestants |= {name: peer(name, model, prompt, new_tokens) for name in against}
+    prompts = [random_prompt(model, prompt_tokens, seed) for seed in range(batch)]
+    contestants = {OURS: ours(model, prompts, new_tokens)}
+    contestants |= {name: peer(name, model, prompts, new_tokens) for name in against}
     progress("measuring the roofs")
     found = roofs(model.device)
-    bandwidth = found.read_bandwidth
+    moved = _bytes_per_step(model, batch, prompt_tokens + new_tokens // 2)
+    contestants[_MEMORY] = _reading(model, moved)
     samples = interleave(contestants, repeats=repeats, progress=progress)
-    moved = _bytes_per_step(model, prompt_tokens + new_tokens // 2)
-    rows = [_row(name, samples, bandwidth / moved) for name in samples]
+    bandwidth = moved / samples.pop(_MEMORY).median(lambda run: run.seconds)
+    ceiling = batch * bandwidth / moved
     return GenerateResult(
         model=model.name,
         dtype=str(model.dtype).removeprefix("torch."),
+        batch=batch,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeats=repeats,
         bytes_per_step=moved,
         read_bandwidth=bandwidth,
         copy_bandwidth=found.copy_bandwidth,
-        ceiling_tokens_per_s=bandwidth / moved,
-        rows=rows,
+        ceiling_tokens_per_s=ceiling,
+        rows=[_row(name, samples, ceiling) for name in samples],
         samples_s={name: [run.seconds for run in found.results] for name, found in samples.items()},
     )
 
 
-def _bytes_per_step(model: Model, context: int) -> int:
-    """Bytes that a decode step cannot avoid reading: every weight once, and the cache."""
+_MEMORY = "memory"
+
+
+def _reading(model: Model, size: int) -> Contestant:
+    """Reads as many bytes as a step moves, in the fastest way there is."""
+    measure = reading(model.device, size, str(model.dtype).removeprefix("torch."))
+    return lambda: Run([], size / measure())
+
+
+def _bytes_per_step(model: Model, batch: int, context: int) -> int:
+    """Bytes that a decode step cannot avoid reading: every weight once, and the caches."""
     dtype = str(model.dtype).removeprefix("torch.")
-    step = costs.step_costs(model.config, 1, context, dtype=dtype)
+    step = costs.step_costs(model.config, batch, context, dtype=dtype)
     return int(step.weight_bytes + step.kv_read_bytes)
 
 
 def _row(name: str, samples: dict[str, Samples[Run]], ceiling: float) -> Row:
     mine, base = samples[name], samples[OURS]
     seconds = mine.median(lambda run: run.seconds)
-    tokens, expected = mine.results[0].tokens, base.results[0].tokens
+    first = mine.results[0]
+    tokens, expected = (list(chain(*run.tokens)) for run in (first, base.results[0]))
     timed = all(run.tpot_s is not None for run in mine.results)
-    decode = 1 / mine.median(lambda run: run.tpot_s or 0.0) if timed else None
+    decode = len(first.tokens) / mine.median(lambda run: run.tpot_s or 0.0) if timed else None
     return Row(
         engine=name,
         seconds=seconds,

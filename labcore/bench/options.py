@@ -21,7 +21,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16.")]
 Out = Annotated[Path | None, typer.Option(help="Write the result as JSON here.")]
 
-PACKAGES = {"llama.cpp": "llama-cpp-python"}  # peers whose package has another name
+# Peers whose package has another name.
+PACKAGES = {"llama.cpp": "llama-cpp-python", "transformers-static": "transformers"}
 
 
 def packages(peers: list[str]) -> list[str]:

@@ -26,18 +26,21 @@ from labcore.bench.predict import bench_predict
 from labcore.bench.prefill import bench_prefill
 from labcore.bench.quant import bench_quant
 from labcore.bench.serving import USUAL, bench_serving
+from labcore.bench.speculate import DRAFTS, SMALL_DRAFT, bench_speculate, drafts_of
 from labcore.bench.suite_rows import Row, rows_of
 from labcore.bench.usual import RECIPES, usual_model
 from labcore.errors import LabError
 from labcore.perf.machine import resolve_device
 
-PEERS = ("transformers", "llama.cpp")
+PEERS = ("transformers", "transformers-static", "llama.cpp")
+USUAL_PEERS = ("transformers", "llama.cpp")
 TAKES: dict[str, tuple[str, ...]] = {
-    "decode": ("transformers",),
-    "prefill": PEERS,
-    "quant": PEERS,
-    "serving": PEERS,
+    "decode": ("transformers", "transformers-static"),
+    "prefill": USUAL_PEERS,
+    "quant": USUAL_PEERS,
+    "serving": USUAL_PEERS,
 }  # which peers a section can measure; the others stand alone
+TOGETHER = 16  # sequences of a batch
 CACHE_LAYERS = 4  # as of `labcore bench cache`
 CACHE_ROOM = 64  # positions beyond the longest context that its steps may take
 QUICK: dict[str, dict[str, Any]] = {
@@ -46,6 +49,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "cache": {"specs": ("paged", "int8", "int4"), "contexts": (512,), "batches": (1,), "repeats": 5},
     "quant": {"prompt_tokens": 64, "new_tokens": 12, "batches": (1,), "repeats": 2},
     "serving": {"workloads": USUAL[-1:], "requests": 4, "batch": 4, "repeats": 1},
+    "speculate": {"guesses": (4,), "prompts": 2, "new_tokens": 48, "together": 4, "repeats": 3},
     "kernels": {"sizes": Sizes(prompt=128, context=256, batch=4, many=128), "repeats": 5},
     "predict": {"contexts": (64,), "batches": (1,), "prompts": (128,), "repeats": 5},
 }
@@ -165,6 +169,7 @@ def installed() -> tuple[str, ...]:
     """Peers that some section can measure on this computer."""
     here = {
         "transformers": _reason(_package) is None,
+        "transformers-static": _reason(_package) is None and torch.cuda.is_available(),
         "llama.cpp": None in (_reason(llama_cpp.library), _reason(llama_server.binary)),
     }
     return tuple(name for name in PEERS if here[name])
@@ -184,7 +189,9 @@ def peers_of(section: str, wanted: Sequence[str], device: torch.device) -> tuple
 
 
 def _why_not(section: str, peer: str, device: torch.device) -> str | None:
-    if peer == "transformers":
+    if peer == "transformers-static" and device.type != "cuda":
+        return "transformers compiles the steps over its static cache on a GPU only."
+    if peer.startswith("transformers"):
         return _reason(_package)
     if device.type != "cpu":
         return "llama.cpp is measured on a CPU only."
@@ -218,14 +225,16 @@ def _load(settings: Settings, source: str | None = None) -> labcore.Model:
 
 
 def _decode(settings: Settings, peers: list[str], progress: Progress) -> Results:
-    """The embedded model too, on a CPU: small enough that all but arithmetic shows."""
+    """One sequence and several; on a CPU the embedded model too, so small that all but arithmetic shows."""
     alone = settings.model is not None or settings.place.type == "cuda"
     found = {}
     for source in [settings.main] if alone else ["story", settings.main]:
         progress(f"loading {source}")
         model = _load(settings, source)
-        result = bench_generate(model, peers, **settings.sizes("decode"), progress=progress)
-        found[source] = result.to_dict()
+        for batch in (1, TOGETHER) if source == settings.main else (1,):
+            sizes = settings.sizes("decode") | {"batch": batch}
+            result = bench_generate(model, peers, **sizes, progress=progress)
+            found[source if batch == 1 else f"{source} × {batch}"] = result.to_dict()
     return found
 
 
@@ -254,6 +263,14 @@ def _serving(settings: Settings, peers: list[str], progress: Progress) -> Result
     return {source: bench_serving(source, peers, **sizes, progress=progress)}
 
 
+def _speculate(settings: Settings, peers: list[str], progress: Progress) -> Results:
+    """The embedded model and its draft, as it is and in int8; another model looks up what it read."""
+    source = settings.model or "story"
+    model = _load(settings, source)
+    drafts = drafts_of(model, DRAFTS.get(source), SMALL_DRAFT)
+    return {source: bench_speculate(model, drafts, **settings.sizes("speculate"), progress=progress)}
+
+
 def _kernels(settings: Settings, peers: list[str], progress: Progress) -> Results:
     result = bench_kernels(_load(settings), **settings.sizes("kernels"), progress=progress)
     return {settings.main: result.to_dict()}
@@ -270,6 +287,7 @@ SECTIONS: dict[str, Callable[[Settings, list[str], Progress], Results]] = {
     "cache": _cache,
     "quant": _quant,
     "serving": _serving,
+    "speculate": _speculate,
     "kernels": _kernels,
     "predict": _predict,
 }

@@ -84,10 +84,12 @@ def _shorter(what: str, engine: str, value: float, unit: str, ceiling: float | N
 
 
 def _decode(result: dict[str, Any]) -> Iterator[Row]:
-    """Whole runs; a run is no faster than its decode steps are, so that their ceiling is its own."""
+    """Whole runs, which peers tell too, and our steps alone; a run is no faster than its steps are."""
+    what = f"{_short(result)}, batch {result['batch']}"
     for row in result["rows"]:
-        what = f"{_short(result)}, batch 1"
         yield _faster(what, row["engine"], row["tokens_per_s"], result["ceiling_tokens_per_s"])
+        if alone := row["decode_tokens_per_s"]:
+            yield _faster(what, f"{row['engine']}, steps alone", alone, result["ceiling_tokens_per_s"])
 
 
 def _prefill(result: dict[str, Any]) -> Iterator[Row]:
@@ -132,6 +134,14 @@ def _serving(result: dict[str, Any]) -> Iterator[Row]:
         yield _faster(what, row["engine"], row["tokens_per_s"], ceiling)
 
 
+def _speculate(result: dict[str, Any]) -> Iterator[Row]:
+    """All are ours: without guesses, and with; no roof says how many guesses are right."""
+    for row in result["rows"]:
+        guessed = f" × {row['guesses']}" if row["guesses"] else ""
+        what = f"{_short(result)}, {row['work']}"
+        yield _faster(what, f"{row['engine']}{guessed}", row["tokens_per_s"], None)
+
+
 def _kernels(result: dict[str, Any]) -> Iterator[Row]:
     for row in result["rows"]:
         what, least = f"{row['kernel']}: {row['shape']}", row["ceiling_s"] * 1e6
@@ -158,6 +168,7 @@ _READERS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "cache": _cache,
     "quant": _quant,
     "serving": _serving,
+    "speculate": _speculate,
     "kernels": _kernels,
     "predict": _predict,
 }

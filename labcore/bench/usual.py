@@ -11,9 +11,9 @@ MODELS = {"cpu": "shape:smollm2-135m", "cuda": "shape:llama-3.2-1b"}
 RECIPES = ("int8", "int4:group=32,head=same")  # of quantized weights
 
 
-def random_prompt(model: Model, length: int) -> list[int]:
+def random_prompt(model: Model, length: int, seed: int = 0) -> list[int]:
     """Random tokens: the speed of a dense model does not depend on them, and every model has them."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, model.config.vocab_size, (length,), generator=generator).tolist()
 
 

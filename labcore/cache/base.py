@@ -57,7 +57,6 @@ class KVCache(ABC):
         self._limit = capacity
         self._length = 0
         self._new = 0
-        self._new_slots = torch.empty(1, 0, dtype=torch.int64, device=device)
         self.copied_bytes = 0
 
     # What every kind answers
@@ -143,8 +142,8 @@ class KVCache(ABC):
                 f"{n} more; create it with a capacity of at least {self._length + n}."
             )
         self._new = n
-        slots = self._new_slots = torch.arange(self._length, self._length + n, device=self.device)[None]
         self.__dict__.pop("_mask", None)
+        slots = self._slots_of_step()
         return slots if self.padding is None else (slots - self.padding[:, None]).clamp_min(0)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -176,7 +175,11 @@ class KVCache(ABC):
     @cached_property
     def _mask(self) -> Tensor | None:
         """This step's, made where somebody attends by it."""
-        return self._make_mask(self._new_slots, self._new)
+        return self._make_mask(self._slots_of_step(), self._new)
+
+    def _slots_of_step(self) -> Tensor:
+        """(1, n): where the new positions stand, padding counted."""
+        return torch.arange(self._length, self._length + self._new, device=self.device)[None]
 
     def _make_mask(self, slots: Tensor, n: int) -> Tensor | None:
         """(B or 1, 1, n, T) bool, or None where plain causality or a single query needs no mask."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from labcore.errors import DeviceError, OutOfMemory
+from labcore.perf import pages
 from labcore.perf.machine import available_memory, resolve_device
 
 __all__ = ["DTYPES", "allocate", "ensure_fits", "resolve_device", "resolve_dtype"]
@@ -56,8 +57,10 @@ def ensure_fits(numbers: int, dtype: torch.dtype, device: torch.device, name: st
 def allocate(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Memory, unset. Raises OutOfMemory where another program took, meanwhile, what was counted as free."""
     try:
+        if device.type == "cpu":
+            return pages.empty(shape, dtype)
         return torch.empty(shape, device=device, dtype=dtype)
-    except RuntimeError as error:  # CUDA's OutOfMemoryError is one, the CPU allocator's complaint too
+    except (RuntimeError, OSError) as error:  # CUDA's OutOfMemoryError is a RuntimeError
         raise OutOfMemory(
             f"{device} gave out while taking memory for weights {list(shape)}, with "
             f"{available_memory(device) / 1e9:.3g} GB free; close other programs that use it and try again."

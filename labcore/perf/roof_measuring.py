@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from labcore.errors import DeviceError, OutOfMemory
+from labcore.perf import pages
 from labcore.perf.dtypes import bytes_per_element
 from labcore.perf.machine import available_memory, last_level_cache_bytes
-from labcore.perf.timing import measure
+from labcore.perf.timing import measure, synchronize
 
 GIB = 1 << 30
 COLUMNS = 4096  # of the matrices read: the width of a 7B model
@@ -151,18 +152,60 @@ def few_rows_products(
 # Memory
 
 
+def reading(device: torch.device, size: int, dtype: str) -> Callable[[], float]:
+    """Measures, whenever it is called, the bytes/s of reading so many bytes over and over, in the fastest way
+    there is: what memory gives just now, in the mean, as an engine finds it.
+
+    Raises OutOfMemory where they are not free.
+    """
+    if size > (free := available_memory(device)):
+        raise OutOfMemory(
+            f"Reading {size / 1e9:.2f} GB needs as much memory, and {free / 1e9:.2f} GB are free on "
+            f"{device}; free some first, or measure a smaller model."
+        )
+    rows = max(1, round(size / (COLUMNS * bytes_per_element(dtype))))
+    buffer = to_read((rows, COLUMNS), getattr(torch, dtype), device)
+    ways = _ways_to_read(buffer, dtype)
+    seconds = [best_seconds(way, device) for way in ways]
+    fastest = ways[seconds.index(min(seconds))]
+    times = max(8, round(_READING_SECONDS / min(seconds)))
+
+    def measure_again() -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(times):
+            fastest()
+        synchronize(device)
+        return times * buffer.nbytes / (time.perf_counter() - start)
+
+    return measure_again
+
+
+_READING_SECONDS = 0.1
+
+
+def to_read(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory as weights lie in it, written to: pages that never were are all the same one."""
+    if device.type == "cpu":
+        return pages.empty(shape, dtype).fill_(1)
+    return torch.ones(shape, dtype=dtype, device=device)
+
+
 def read_bandwidth(buffer: Tensor, dtype: str) -> float:
     """Bytes/s, the better of summing everything and of one matrix-vector product, as decode does."""
+    return buffer.nbytes / min(best_seconds(way, buffer.device) for way in _ways_to_read(buffer, dtype))
+
+
+def _ways_to_read(buffer: Tensor, dtype: str) -> list[Callable[[], Tensor]]:
     kind = getattr(torch, dtype) if bytes_per_element(dtype) >= 2 else buffer.dtype
     matrix = buffer.view(kind).view(-1, COLUMNS)
     vector = torch.ones(COLUMNS, dtype=kind, device=buffer.device)
     row = vector.view(1, -1)
-    ways = (
+    return [
         lambda: buffer.sum(),
         lambda: torch.mv(matrix, vector),
         lambda: functional.linear(row, matrix),
-    )
-    return buffer.nbytes / min(best_seconds(way, buffer.device) for way in ways)
+    ]
 
 
 def copy_bandwidth(buffer: Tensor) -> float:

@@ -134,7 +134,7 @@ def measure_roofs(device: torch.device, dtypes: Sequence[str]) -> Roofs:
     best = {name: measuring.scan(device, name) for name in dtypes}
     by_rows = {name: measuring.scan_rows(device, name) for name in dtypes}
     overhead = measuring.launch_overhead(device)
-    buffer = torch.ones(size // 4, dtype=torch.float32, device=device)
+    buffer = measuring.to_read((size // 4,), torch.float32, device)
     down, back = measuring.host_bandwidth(device)
     return Roofs(
         device=str(device),

@@ -21,6 +21,7 @@ from torch import Tensor
 from labcore.kernels import native, scaled
 from labcore.kernels.native import quantized as native_quantized
 from labcore.kernels.packing import pack, unpack
+from labcore.perf import pages
 
 if TYPE_CHECKING:
     from labcore.quant.linear import QuantLinear
@@ -182,7 +183,7 @@ def in_blocks(layer: QuantLinear) -> Tensor:
         return layer.codes
     bits = layer.format.bits
     with torch.inference_mode(False):  # a buffer made in inference mode could not be written to outside
-        return native_quantized.laid_out(unpack(stored(layer.codes), bits), bits)
+        return pages.like(native_quantized.laid_out(unpack(stored(layer.codes), bits), bits))
 
 
 def rows_in_blocks(layer: QuantLinear, indices: Tensor) -> Tensor:

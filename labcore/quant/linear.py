@@ -243,6 +243,16 @@ class Stacked(nn.Module):
         return torch.cat([part(x) for part in self.parts], dim=-1)
 
 
+FEW_ROWS = 64  # one C call for so many; of more, PyTorch's operators read all at once
+
+
+def _ensure_rows(tokens: Tensor, rows: int) -> None:
+    """Raises IndexError as torch.nn.Embedding does: in C it would read what lies beside the table."""
+    low, high = tokens.aminmax()
+    if low < 0 or high >= rows:
+        raise IndexError(f"Tokens from {int(low)} to {int(high)} have no rows in a table of {rows}.")
+
+
 class QuantEmbedding(nn.Module):
     """The embedding that shares a quantized head's matrix: rows are read back as they are looked up."""
 
@@ -254,7 +264,12 @@ class QuantEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(...) int64 -> (..., hidden)."""
-        return self._head[0].rows(tokens, self.dtype)
+        head = self._head[0]
+        laid = head.fast and fast_paths.lies_in_blocks(head.codes)
+        if laid and tokens.numel() <= FEW_ROWS and (table := self.native_table()) is not None:
+            _ensure_rows(tokens, head.out_features)
+            return table.rows_at(tokens.flatten()).view(*tokens.shape, head.in_features)
+        return head.rows(tokens, self.dtype)
 
     def native_table(self) -> native.Matrix | None:
         """For the C kernels, which read rows as they lie; None where they cannot."""

@@ -15,9 +15,10 @@ from labcore.bench.generate import bench_generate
 from labcore.bench.interleave import Samples, interleave
 from labcore.bench.peers import Run, peer
 from labcore.config import ModelConfig
-from labcore.errors import LabError
+from labcore.errors import LabError, OutOfMemory
 from labcore.model import Model, Transformer, save_checkpoint
 from labcore.perf import costs
+from labcore.perf.roof_measuring import reading
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,9 @@ def test_median_and_spread() -> None:
 
 
 def test_run_splits_first_token_from_the_rest() -> None:
-    assert Run([1, 2, 3], seconds=0.5, ttft_s=0.1).tpot_s == pytest.approx(0.2)
-    assert Run([1, 2, 3], seconds=0.5).tpot_s is None
+    run = Run([[1, 2, 3], [4, 5, 6]], seconds=0.5, ttft_s=0.1)
+    assert (run.tpot_s, run.count) == (pytest.approx(0.2), 6)
+    assert Run([[1, 2, 3]], seconds=0.5).tpot_s is None
 
 
 def test_transformers_is_given_the_same_weights(model: Model) -> None:
@@ -61,9 +63,30 @@ def test_transformers_is_given_the_same_weights(model: Model) -> None:
     assert mine.ceiling_share == pytest.approx(mine.decode_tokens_per_s / result.ceiling_tokens_per_s)
 
 
+def test_a_batch_counts_all_its_tokens(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three prompts that differ; the ceiling is what memory was measured to give in between."""
+    monkeypatch.setattr("labcore.bench.generate.reading", lambda *_: lambda: 1e9)
+    peers = ["transformers", "transformers-static"]
+    result = bench_generate(model, peers, batch=3, prompt_tokens=8, new_tokens=12, repeats=2)
+    assert [row.engine for row in result.rows] == ["labcore", *peers]
+    assert [row.agreement for row in result.rows] == [1.0] * 3
+    kv = costs.kv_bytes_per_token(model.config, "float32") * (8 + 6)
+    assert result.bytes_per_step == model.weight_bytes + 3 * (model.config.hidden_size * 4 + kv)
+    assert result.ceiling_tokens_per_s == pytest.approx(3 * 1e9 / result.bytes_per_step)
+    for row in result.rows:
+        assert row.tokens_per_s == pytest.approx(36 / row.seconds)
+
+
+def test_memory_is_measured_whenever_it_is_asked() -> None:
+    measure = reading(torch.device("cpu"), 1 << 20, "float32")
+    assert all(1e8 < measure() < 1e13 for _ in range(2))
+    with pytest.raises(OutOfMemory, match="needs as much memory"):
+        reading(torch.device("cpu"), 1 << 50, "float32")
+
+
 def test_unknown_peer(model: Model) -> None:
     with pytest.raises(LabError, match="no peer 'vllm'.*transformers"):
-        peer("vllm", model, [1], 2)
+        peer("vllm", model, [[1]], 2)
 
 
 def test_command_writes_a_complete_record(model: Model, tmp_path: Path) -> None:

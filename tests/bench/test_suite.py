@@ -23,6 +23,7 @@ from labcore.bench.predict import bench_predict
 from labcore.bench.prefill import bench_prefill
 from labcore.bench.quant import bench_quant
 from labcore.bench.serving import bench_serving
+from labcore.bench.speculate import bench_speculate
 from labcore.bench.suite_plot import CEILING, suite_figure, write_page
 from labcore.bench.suite_rows import Row, rows_of, with_ratios
 from labcore.errors import LabError, OutOfMemory
@@ -31,7 +32,8 @@ from tests.bench.made_up import SMALL, folder_of, without_measuring
 
 BENCHMARKS: dict[str, Callable[..., Any]] = {
     "decode": bench_generate, "prefill": bench_prefill, "cache": bench_cache, "quant": bench_quant,
-    "serving": bench_serving, "kernels": bench_kernels, "predict": bench_predict,
+    "serving": bench_serving, "speculate": bench_speculate, "kernels": bench_kernels,
+    "predict": bench_predict,
 }  # fmt: skip
 
 
@@ -59,9 +61,10 @@ def test_ours_is_held_against_each_peer_on_the_same_work() -> None:
 
 RESULTS: dict[str, dict[str, Any]] = {
     "decode": {
-        "model": "shape:m", "ceiling_tokens_per_s": 80.0,
+        "model": "shape:m", "ceiling_tokens_per_s": 80.0, "batch": 1,
         "rows": [
-            {"engine": "labcore", "tokens_per_s": 60.0}, {"engine": "transformers", "tokens_per_s": 20.0},
+            {"engine": "labcore", "tokens_per_s": 60.0, "decode_tokens_per_s": 64.0},
+            {"engine": "transformers", "tokens_per_s": 20.0, "decode_tokens_per_s": None},
         ],
     },
     "prefill": {
@@ -94,6 +97,13 @@ RESULTS: dict[str, dict[str, Any]] = {
              "roofline": None},
         ],
     },
+    "speculate": {
+        "model": "story",
+        "rows": [
+            {"work": "one at a time", "engine": "labcore", "guesses": 0, "tokens_per_s": 50.0},
+            {"work": "one at a time", "engine": "labcore look-up", "guesses": 4, "tokens_per_s": 65.0},
+        ],
+    },
     "kernels": {
         "model": "m",
         "rows": [{"kernel": "rms_norm", "shape": "1 × 8", "seconds": 2e-6, "reference_s": 8e-6,
@@ -119,6 +129,7 @@ def told(section: str) -> list[tuple[Any, ...]]:
 def test_rates_of_runs_and_prompts() -> None:
     assert told("decode") == [
         ("m, batch 1", "labcore", 60.0, 80.0, 0.75, None),
+        ("m, batch 1", "labcore, steps alone", 64.0, 80.0, 0.8, None),
         ("m, batch 1", "transformers", 20.0, 80.0, 0.25, 3.0),
     ]
     assert told("prefill") == [("m, prompt of 128", "labcore", 60.0, 80.0, 0.75, None)]
@@ -130,6 +141,10 @@ def test_rates_of_caches_and_servers() -> None:
     assert told("serving") == [
         ("m, uniform requests", "labcore continuous", 90.0, 200.0, 0.45, None),
         ("m, uniform requests", "llama.cpp server, 4 slots", 60.0, None, None, 1.5),
+    ]
+    assert told("speculate") == [
+        ("story, one at a time", "labcore", 50.0, None, None, None),
+        ("story, one at a time", "labcore look-up × 4", 65.0, None, None, None),
     ]
 
 
@@ -193,7 +208,7 @@ def test_a_section_that_fails_loses_nothing_of_the_others(pretended: dict[str, A
     said: list[str] = []
     found = suite.bench_all(suite.Settings(peers=("transformers",)), said.append)
     assert found.failed == {"cache": "no room [at all].", "quant": "too large."}
-    assert list(found.sections) == ["decode", "prefill", "serving", "kernels", "predict"]
+    assert list(found.sections) == ["decode", "prefill", "serving", "speculate", "kernels", "predict"]
     assert list(dict.fromkeys(row.section for row in found.rows)) == list(found.sections)
     assert list(found.seconds) == list(RESULTS)
     assert said[:3] == ["decode: with transformers", "prefill: with transformers", "cache: with nobody"]
@@ -210,7 +225,7 @@ def test_only_what_was_asked_for_runs(pretended: dict[str, Any]) -> None:
     assert list(found.sections) == ["decode", "kernels"]
     with pytest.raises(LabError, match="no section 'speed' here; choose from decode, prefill"):
         suite.bench_all(suite.Settings(only=("decode", "speed")))
-    with pytest.raises(LabError, match="no peer 'vllm' here; choose from transformers, llama.cpp"):
+    with pytest.raises(LabError, match="no peer 'vllm' here; choose from transformers, transformers-static"):
         suite.bench_all(suite.Settings(peers=("vllm",)))
 
 
@@ -226,13 +241,18 @@ def test_peers_that_are_not_here_are_left_out_with_the_reason(
 ) -> None:
     cpu = resolve_device("cpu")
     monkeypatch.setattr(suite, "_package", lambda: "5.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(llama_cpp, "library", lambda: None)
     monkeypatch.setattr(llama_server, "binary", fail("no server."))
     assert suite.installed() == ("transformers", "llama.cpp")
     assert suite.peers_of("quant", suite.PEERS, cpu) == (["transformers", "llama.cpp"], [])
     missing = suite.LeftOut("serving", "llama.cpp", "no server.")
     assert suite.peers_of("serving", suite.PEERS, cpu) == (["transformers"], [missing])
-    assert suite.peers_of("decode", suite.PEERS, cpu) == (["transformers"], [])
+    taken, (only_gpu,) = suite.peers_of("decode", suite.PEERS, cpu)
+    assert (taken, only_gpu.engine) == (["transformers"], "transformers-static")
+    assert "on a GPU only" in only_gpu.reason
+    both = ["transformers", "transformers-static"]
+    assert suite.peers_of("decode", suite.PEERS, torch.device("cuda")) == (both, [])
     assert suite.peers_of("cache", suite.PEERS, cpu) == ([], [])
     (on_gpu,) = suite.peers_of("prefill", ["llama.cpp"], torch.device("cuda"))[1]
     assert "on a CPU only" in on_gpu.reason
@@ -313,7 +333,7 @@ def test_the_figure_has_a_panel_a_section_and_a_point_a_row() -> None:
     rows = [row for name, result in RESULTS.items() for row in rows_of(name, result)]
     made = suite_figure(rows)
     assert [note.text.partition(":")[0] for note in made.layout.annotations] == list(RESULTS)
-    assert made.layout.annotations[5].text == "kernels: µs, lower is better"
+    assert made.layout.annotations[6].text == "kernels: µs, lower is better"
     points = [(x, y, t.name) for t in made.data if t.name != CEILING for x, y in zip(t.x, t.y, strict=True)]
     assert sorted(points) == sorted((row.value, row.what, row.engine) for row in rows)
     shown = [trace.name for trace in made.data if trace.showlegend]

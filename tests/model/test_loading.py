@@ -18,6 +18,7 @@ from labcore import catalog
 from labcore.errors import CatalogError, CheckpointError, ConfigError, DeviceError, OutOfMemory
 from labcore.model import device as placing
 from labcore.model import hub, loading
+from labcore.perf import pages
 from tests import checkpoints
 
 Checkpoint = Callable[[str], tuple[Path, Any]]
@@ -153,6 +154,13 @@ class TestDtypeAndDevice:
         torch.testing.assert_close(labcore.logits(model, tokens).cpu(), expected, atol=1e-3, rtol=0)
 
 
+def fails_with(error: Exception) -> Any:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
 class TestMemory:
     @pytest.fixture
     def allocations(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -183,8 +191,11 @@ class TestMemory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
         monkeypatch.setattr(torch, "empty", exhausted)
-        with pytest.raises(OutOfMemory, match=r"cpu gave out while taking memory for weights \[320, 64\]"):
-            placing.allocate(torch.Size([320, 64]), torch.device("cpu"), torch.float32)
+        for shape in ([320, 64], [8]):  # in large pages, and not
+            monkeypatch.setattr(pages, "_mapped", fails_with(OSError("Cannot allocate memory")))
+            monkeypatch.setattr(pages, "_chunk", None)
+            with pytest.raises(OutOfMemory, match=rf"cpu gave out while taking memory for weights \{shape}"):
+                placing.allocate(torch.Size(shape), torch.device("cpu"), torch.float32)
 
     def test_a_shape_that_no_machine_here_holds(self) -> None:
         with pytest.raises(OutOfMemory, match=r"70\.6 billion weights of shape:\S+ in float32 need 282 GB"):

@@ -14,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from labcore.errors import CacheFull
 from labcore.serving import Continuous, Dynamic, LLMEngine, OneByOne, Request, Static
-from labcore.serving.sequence import Sequence
 from tests.serving.helpers import (
     Clock,
     Heard,
@@ -41,12 +40,12 @@ class Oracle:
     def __init__(self, right: int, length: int) -> None:
         self.right, self.length = right, length
 
-    def guess(self, sequence: Sequence) -> list[int]:
-        known = list(sequence.tokens)
+    def guess(self, known: list[int], key: str, limit: int) -> list[int]:
+        tokens = list(known)
         for place in range(self.length):
-            true = follow(known)
-            known.append(true if place < self.right else (true + 1) % 15)
-        return known[len(sequence.tokens) :]
+            true = follow(tokens)
+            tokens.append(true if place < self.right else (true + 1) % 15)
+        return tokens[len(known) :]
 
 
 class Histories(RuleBasedStateMachine):

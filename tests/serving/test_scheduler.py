@@ -9,7 +9,7 @@ from labcore.serving import LLMEngine, Static
 from labcore.serving.drawing import Drawn
 from labcore.serving.runner import Immediate
 from labcore.serving.scheduler import Limits
-from labcore.serving.sequence import Plan, Sequence
+from labcore.serving.sequence import Plan
 from tests.serving.helpers import (
     Clock,
     Heard,
@@ -174,7 +174,7 @@ def test_priority_comes_before_arrival_and_arrival_before_the_rest() -> None:
 
 def test_nobody_gives_way_to_guesses() -> None:
     class Eager:
-        def guess(self, sequence: Sequence) -> list[int]:
+        def guess(self, known: list[int], key: str, limit: int) -> list[int]:
             return [1] * 6
 
     engine = shadowed(

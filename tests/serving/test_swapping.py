@@ -166,7 +166,7 @@ def test_room_for_guesses_is_not_set_aside() -> None:
     """Who gives way in the very step that made room for its guesses has blocks with nothing in them."""
 
     class Eager:
-        def guess(self, sequence: Sequence) -> list[int]:
+        def guess(self, known: list[int], key: str, limit: int) -> list[int]:
             return [15] * 3  # never right
 
     def next(tokens: list[int]) -> int:

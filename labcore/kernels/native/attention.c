@@ -10,15 +10,9 @@
 #include <string.h>
 
 #include "attention.h"
+#include "dense.h"
 #include "exponential.h"
 #include "threads.h"
-
-#ifdef __AVX512F__
-#define WIDTH 16
-#else
-#define WIDTH 8
-#endif
-typedef float vector __attribute__((vector_size(WIDTH * sizeof(float)), aligned(sizeof(float))));
 
 enum { TILE = 64, MAX_GROUP = 16 };
 
@@ -27,81 +21,76 @@ static size_t row_of(const attention_t *s, int sequence, int head, int t) {
     return block * s->block_stride + head * s->head_stride + (size_t)(t % s->block_size) * s->d;
 }
 
-static inline float sum_of(vector v) {
-    float sum = 0;
-    for (int i = 0; i < WIDTH; i++) sum += v[i];
-    return sum;
-}
-
 /* Ask for one row of the next run: its block may lie anywhere in the pool, where no hardware prefetcher looks. */
 static inline void fetch(const float *row, int d) {
     for (int i = 0; i < d; i += 16) __builtin_prefetch(row + i);
 }
 
-#define SPECIALISED static inline __attribute__((always_inline)) void
-
-/* scores[g][t] of `count` key rows with `group` queries; a constant `queries` at a time share what is loaded. */
-SPECIALISED some_scores(const float *restrict rows, const float *next, const float *restrict q, int d, int count,
-                        float scale, float *restrict scores, int queries) {
-    for (int t = 0; t < count; t++) {
-        const float *row = rows + (size_t)t * d;
-        if (next) fetch(next + (size_t)t * d, d);
-        vector sums[4] = {0};
-        float rest[4] = {0};
-        int i = 0;
-        for (; i + WIDTH <= d; i += WIDTH) {
-            vector key = *(const vector *)(row + i);
-#pragma GCC unroll 4
-            for (int g = 0; g < queries; g++) sums[g] += key * *(const vector *)(q + g * d + i);
-        }
-        for (; i < d; i++)
-            for (int g = 0; g < queries; g++) rest[g] += row[i] * q[g * d + i];
-#pragma GCC unroll 4
-        for (int g = 0; g < queries; g++) scores[g * TILE + t] = (sum_of(sums[g]) + rest[g]) * scale;
-    }
-}
-
-SPECIALISED group_scores(const float *rows, const float *next, const float *q, int d, int count, float scale,
-                         float *scores, int group) {
-    int g = 0;
-    for (; g + 4 <= group; g += 4, next = NULL) some_scores(rows, next, q + g * d, d, count, scale, scores + g * TILE, 4);
-    if (group - g == 3) some_scores(rows, next, q + g * d, d, count, scale, scores + g * TILE, 3);
-    if (group - g == 2) some_scores(rows, next, q + g * d, d, count, scale, scores + g * TILE, 2);
-    if (group - g == 1) some_scores(rows, next, q + g * d, d, count, scale, scores + g * TILE, 1);
-}
-
-/* out[g] += sum over t of weights[g][t] * row t; four rows a time, so that out is seldom loaded and stored. */
-SPECIALISED mix_values(const float *restrict rows, const float *next, const float *restrict weights, int d, int count,
-                       float *restrict out, int group) {
+/* scores[g][t] of `count` key rows with `group` queries, which are scaled already; up to four queries at a time (a constant
+ * where it is called) share what is loaded of four keys. */
+SPECIALISED some_scores(const float *rows, const float *next, const float *q, int d, int count, float *scores, int queries) {
     int t = 0;
     for (; t + 4 <= count; t += 4) {
-        const float *a = rows + (size_t)t * d, *b = a + d, *c = b + d, *e = c + d;
         for (int i = 0; next && i < 4; i++) fetch(next + (size_t)(t + i) * d, d);
-        for (int g = 0; g < group; g++) {
-            const float *w = weights + g * TILE + t;
-            float *to = out + g * d;
-#pragma omp simd
-            for (int i = 0; i < d; i++) to[i] += w[0] * a[i] + w[1] * b[i] + w[2] * c[i] + w[3] * e[i];
-        }
+        along(rows + (size_t)t * d, q, scores + t, TILE, d, queries, 4);
     }
-    for (; t < count; t++)
-        for (int g = 0; g < group; g++) {
-            float w = weights[g * TILE + t];
-#pragma omp simd
-            for (int i = 0; i < d; i++) out[g * d + i] += w * rows[(size_t)t * d + i];
-        }
+    for (; t < count; t++) along(rows + (size_t)t * d, q, scores + t, TILE, d, queries, 1);
 }
 
-/* The common case, a long run with nothing to fetch ahead, is compiled apart. */
-static void all_scores(const float *rows, const float *next, const float *q, int d, int count, float scale,
-                       float *scores, int group) {
-    if (next) group_scores(rows, next, q, d, count, scale, scores, group);
-    else group_scores(rows, NULL, q, d, count, scale, scores, group);
+static void all_scores(const float *rows, const float *next, const float *q, int d, int count, float *scores, int group) {
+    for (int g = 0; g < group; g += 4, next = NULL) {
+        const float *of = q + (size_t)g * d;
+        float *to = scores + (size_t)g * TILE;
+        switch (group - g) {
+        case 1: some_scores(rows, next, of, d, count, to, 1); break;
+        case 2: some_scores(rows, next, of, d, count, to, 2); break;
+        case 3: some_scores(rows, next, of, d, count, to, 3); break;
+        default: some_scores(rows, next, of, d, count, to, 4);
+        }
+    }
+}
+
+#define EACH(I, COUNT) _Pragma("GCC unroll 4") for (int I = 0; I < COUNT; I++)
+
+/* out[g] += sum over t of weights[g][t] * row t, for `vectors` vectors of a row and some queries (both constants where it
+ * is called), whose sums stay in registers. */
+SPECIALISED mix(const float *rows, const float *next, const float *weights, int d, int count, float *out, int queries,
+                int vectors) {
+    vector sums[4][4];
+    EACH(g, queries)
+        EACH(v, vectors) sums[g][v] = *(const vector *)(out + (size_t)g * d + v * WIDTH);
+    for (int t = 0; t < count; t++) {
+        vector row[4];
+        if (next) fetch(next + (size_t)t * d, vectors * WIDTH);
+        EACH(v, vectors) row[v] = kept(*(const vector *)(rows + (size_t)t * d + v * WIDTH));
+        EACH(g, queries)
+            EACH(v, vectors) sums[g][v] += weights[g * TILE + t] * row[v];
+    }
+    EACH(g, queries)
+        EACH(v, vectors) *(vector *)(out + (size_t)g * d + v * WIDTH) = sums[g][v];
+}
+
+SPECIALISED mix_values(const float *rows, const float *next, const float *weights, int d, int count, float *out, int queries) {
+    int i = 0;
+    for (; i + 4 * WIDTH <= d; i += 4 * WIDTH)
+        mix(rows + i, next ? next + i : NULL, weights, d, count, out + i, queries, 4);
+    for (; i + WIDTH <= d; i += WIDTH) mix(rows + i, next ? next + i : NULL, weights, d, count, out + i, queries, 1);
+    for (; i < d; i++)
+        for (int g = 0; g < queries; g++)
+            for (int t = 0; t < count; t++) out[(size_t)g * d + i] += weights[g * TILE + t] * rows[(size_t)t * d + i];
 }
 
 static void add_values(const float *rows, const float *next, const float *weights, int d, int count, float *out, int group) {
-    if (next) mix_values(rows, next, weights, d, count, out, group);
-    else mix_values(rows, NULL, weights, d, count, out, group);
+    for (int g = 0; g < group; g += 4, next = NULL) {
+        const float *of = weights + (size_t)g * TILE;
+        float *to = out + (size_t)g * d;
+        switch (group - g) {
+        case 1: mix_values(rows, next, of, d, count, to, 1); break;
+        case 2: mix_values(rows, next, of, d, count, to, 2); break;
+        case 3: mix_values(rows, next, of, d, count, to, 3); break;
+        default: mix_values(rows, next, of, d, count, to, 4);
+        }
+    }
 }
 
 /* Scores of one tile become weights relative to the running maximum; what was summed before is scaled down to it. */
@@ -136,8 +125,10 @@ static size_t next_of(const attention_t *s, int sequence, int head, size_t row, 
 /* Positions begin..end with one token and KV head. part: (group, d + 2): weighted values, then maximum and sum. */
 static void attend(const attention_t *s, int token, int sequence, int head, int begin, int end, float *part) {
     int d = s->d, group = s->group;
-    const float *q = s->q + token * s->q_stride + (long)head * group * d;
-    float scale = 1.0f / sqrtf((float)d), scores[MAX_GROUP * TILE], *tops = part + (size_t)group * d, *sums = tops + group;
+    const float *given = s->q + token * s->q_stride + (long)head * group * d;
+    float scale = 1.0f / sqrtf((float)d), q[group * d];
+    float scores[MAX_GROUP * TILE], *tops = part + (size_t)group * d, *sums = tops + group;
+    for (int i = 0; i < group * d; i++) q[i] = given[i] * scale;
     memset(part, 0, (size_t)group * d * sizeof(float));
     for (int g = 0; g < group; g++) tops[g] = -INFINITY, sums[g] = 0;
     for (int t = begin, count; t < end; t += count) {
@@ -145,7 +136,7 @@ static void attend(const attention_t *s, int token, int sequence, int head, int 
         for (int done = 0, run; done < count; done += run) {
             run = run_of(s, sequence, head, t + done, count - done);
             size_t row = row_of(s, sequence, head, t + done), next = next_of(s, sequence, head, row, t + done + run, run, end);
-            all_scores(s->keys + row, next ? s->keys + next : NULL, q, d, run, scale, scores + done, group);
+            all_scores(s->keys + row, next ? s->keys + next : NULL, q, d, run, scores + done, group);
         }
         for (int g = 0; g < group; g++) soften(scores + g * TILE, count, d, part + g * d, tops + g, sums + g);
         for (int done = 0, run; done < count; done += run) {

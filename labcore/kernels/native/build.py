@@ -96,6 +96,7 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.labcore_before_attention.argtypes = [at] * 4 + [number, at, at, stride, number, number]
     lib.labcore_after_attention.argtypes = [at] * 4 + [stride, number, number]
     lib.labcore_head.argtypes = [at] * 4 + [stride, number, number]
+    lib.labcore_quantized_rows.argtypes = [at] * 3 + [number]
     lib.labcore_quantized_linear.argtypes = [at] * 4 + [number, number]
     lib.labcore_layers.argtypes = [at] * 5 + [number, at, at, stride, number]
     lib.labcore_greedy.argtypes = [at, at, number, number, number]
@@ -112,6 +113,7 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
         "prompt_attention",
         "swiglu",
         "quantized_linear",
+        "quantized_rows",
     ):
         getattr(lib, f"labcore_{name}").restype = None
     return lib

@@ -18,7 +18,7 @@ from labcore.kernels.native.build import functions, library
 
 MAX_GROUP = 16  # query heads that share a KV head; as in attention.c
 # A thread gets no fewer positions of one sequence than this: below it, merging costs more than it saves.
-MIN_SPLIT = 256
+MIN_SPLIT = 128
 
 
 class Attention(ctypes.Structure):

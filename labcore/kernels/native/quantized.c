@@ -24,3 +24,8 @@ void labcore_quantized_linear(const qmatrix_t *matrix, const float *x, float *ou
         }
     }
 }
+
+/* Rows as the codes stand for them, one for each token: out (tokens, columns). */
+void labcore_quantized_rows(const qmatrix_t *matrix, const int64_t *rows, float *out, int tokens) {
+    for (int t = 0; t < tokens; t++) row_of_codes(matrix, (int)rows[t], out + (size_t)t * matrix->columns);
+}

@@ -92,6 +92,14 @@ class Matrix:
         return out.view(*x.shape[:-1], self.rows)
 
 
+    def rows_at(self, indices: Tensor) -> Tensor:
+        """(n,) int64, 0 to rows - 1 -> (n, columns) fp32: those rows, as a product with them has them."""
+        out = torch.empty(len(indices), self.columns)
+        at = indices.contiguous()
+        functions().labcore_quantized_rows(self.at, at.data_ptr(), out.data_ptr(), len(at))
+        return out
+
+
 def takes(bits: int, columns: int, group: int) -> bool:
     """Whether there is a kernel here for such a matrix."""
     return bits in (4, 8) and columns % 16 == 0 and group % 16 == 0 and library() is not None
