@@ -84,12 +84,13 @@ def _shorter(what: str, engine: str, value: float, unit: str, ceiling: float | N
 
 
 def _decode(result: dict[str, Any]) -> Iterator[Row]:
-    """Whole runs, which peers tell too, and our steps alone; a run is no faster than its steps are."""
+    """Whole runs, and their steps behind the prompt; a run is no faster than its steps are."""
     what = f"{_short(result)}, batch {result['batch']}"
     for row in result["rows"]:
         yield _faster(what, row["engine"], row["tokens_per_s"], result["ceiling_tokens_per_s"])
         if alone := row["decode_tokens_per_s"]:
-            yield _faster(what, f"{row['engine']}, steps alone", alone, result["ceiling_tokens_per_s"])
+            steps = f"{what}, steps after the first"
+            yield _faster(steps, row["engine"], alone, result["ceiling_tokens_per_s"])
 
 
 def _prefill(result: dict[str, Any]) -> Iterator[Row]:

@@ -64,7 +64,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "model": "shape:m", "ceiling_tokens_per_s": 80.0, "batch": 1,
         "rows": [
             {"engine": "labcore", "tokens_per_s": 60.0, "decode_tokens_per_s": 64.0},
-            {"engine": "transformers", "tokens_per_s": 20.0, "decode_tokens_per_s": None},
+            {"engine": "transformers", "tokens_per_s": 20.0, "decode_tokens_per_s": 32.0},
         ],
     },
     "prefill": {
@@ -129,8 +129,9 @@ def told(section: str) -> list[tuple[Any, ...]]:
 def test_rates_of_runs_and_prompts() -> None:
     assert told("decode") == [
         ("m, batch 1", "labcore", 60.0, 80.0, 0.75, None),
-        ("m, batch 1", "labcore, steps alone", 64.0, 80.0, 0.8, None),
         ("m, batch 1", "transformers", 20.0, 80.0, 0.25, 3.0),
+        ("m, batch 1, steps after the first", "labcore", 64.0, 80.0, 0.8, None),
+        ("m, batch 1, steps after the first", "transformers", 32.0, 80.0, 0.4, 2.0),
     ]
     assert told("prefill") == [("m, prompt of 128", "labcore", 60.0, 80.0, 0.75, None)]
 
