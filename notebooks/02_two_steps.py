@@ -328,10 +328,9 @@ def begin(self, n: int) -> Tensor:
             f"The {self.kind} cache holds {self._length} of {self.capacity} positions and cannot take "
             f"{n} more; create it with a capacity of at least {self._length + n}."
         )
-    self._new = n
+    self._announce(n)
     start = self._length + 1 if self._length else 0
     slots = torch.arange(start, start + n, device=self.device)[None]
-    self._mask = self._make_mask(slots, n)
     return slots if self.padding is None else (slots - self.padding[:, None]).clamp_min(0)
 
 

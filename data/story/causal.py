@@ -30,9 +30,14 @@ class CausalAttention:
             for start in range(0, length, _BLOCK)
         ]
 
+    packed = False  # no C kernel attends over rows that are learnt from
+
     def begin(self, n: int) -> Tensor:
         """(1, n): the positions of the row."""
         return self.positions
+
+    def native_step(self) -> None:
+        """Nothing that a C kernel could read."""
 
     def commit(self) -> None:
         """Nothing to keep."""

@@ -141,9 +141,8 @@ class KVCache(ABC):
                 f"The {self.kind} cache holds {self._length} of {self.capacity} positions and cannot take "
                 f"{n} more; create it with a capacity of at least {self._length + n}."
             )
-        self._new = n
-        self.__dict__.pop("_mask", None)
-        slots = self._slots_of_step()
+        self._announce(n)
+        slots = torch.arange(self._length, self._length + n, device=self.device)[None]
         return slots if self.padding is None else (slots - self.padding[:, None]).clamp_min(0)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -172,14 +171,16 @@ class KVCache(ABC):
 
     # Helpers of the kinds
 
+    def _announce(self, n: int) -> None:
+        """A step of n positions begins; what was made for the one before is void."""
+        self._new = n
+        self.__dict__.pop("_mask", None)
+
     @cached_property
     def _mask(self) -> Tensor | None:
         """This step's, made where somebody attends by it."""
-        return self._make_mask(self._slots_of_step(), self._new)
-
-    def _slots_of_step(self) -> Tensor:
-        """(1, n): where the new positions stand, padding counted."""
-        return torch.arange(self._length, self._length + self._new, device=self.device)[None]
+        slots = torch.arange(self._length, self._length + self._new, device=self.device)[None]
+        return self._make_mask(slots, self._new)
 
     def _make_mask(self, slots: Tensor, n: int) -> Tensor | None:
         """(B or 1, 1, n, T) bool, or None where plain causality or a single query needs no mask."""

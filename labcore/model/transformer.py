@@ -185,20 +185,18 @@ class Transformer(nn.Module):
         """The `count` tokens behind these, which a cache of one sequence does not hold; each the most likely.
 
         The cache then holds all but the last. One C call where the kernels are, so that no small model waits
-        for Python between its steps; else a step for each. Raises CacheFull, with nothing changed.
+        for Python between its steps; else a step for each. Raises CacheFull.
         """
-        *before, last = tokens
-        if len(before) > 1:  # a prompt, at once
-            self(self._row(before), cache, logits_to_keep=1)
-            before = []
-        at_once = self._greedy_at_once([*before, last], count, cache)
-        if at_once is not None:
+        if len(tokens) > 2:  # a prompt, at once
+            self(self._row(tokens[:-1]), cache, logits_to_keep=1)
+            tokens = tokens[-1:]
+        if (at_once := self._greedy_at_once(tokens, count, cache)) is not None:
             return at_once
         found: list[int] = []
-        feed = [*before, last]
         for _ in range(count):
-            feed = [int(self(self._row(feed), cache, logits_to_keep=1)[0, -1].argmax())]
-            found += feed
+            logits = self(self._row(tokens), cache, logits_to_keep=1)
+            tokens = [int(logits[0, -1].argmax())]
+            found += tokens
         return found
 
     def _row(self, tokens: list[int]) -> Tensor:
