@@ -8,8 +8,6 @@ keeps its traceback.
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from labcore.errors import LabError
@@ -26,6 +24,7 @@ except ModuleNotFoundError as missing:  # installed without the extra: the scrip
 
 from labcore.bench.cli import app as bench_app
 from labcore.forecast_cli import forecast
+from labcore.lessons_cli import app as lessons_app
 from labcore.load_test_cli import load_test
 from labcore.plan_cli import plan
 from labcore.profile_cli import profile
@@ -39,17 +38,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # what shells report for a program that ended by Ctrl-C
 ERROR = 2
-
-
-class Mode(StrEnum):
-    learner = "learner"
-    solution = "solution"
-
-
-class Scale(StrEnum):
-    auto = "auto"
-    quick = "quick"
-    full = "full"
 
 
 class LabGroup(TyperGroup):
@@ -69,7 +57,6 @@ class LabGroup(TyperGroup):
 
 
 app = typer.Typer(cls=LabGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-lessons_app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuild the lessons.")
 app.add_typer(lessons_app, name="lessons")
 app.add_typer(bench_app, name="bench")
 app.command()(plan)
@@ -194,76 +181,6 @@ def _timing(output: Output) -> str:
     if output.tpot_s is not None:
         parts.append(f"TPOT {output.tpot_s * 1e3:.2f} ms")
     return " · ".join([*parts, f"{output.tokens_per_s:.1f} tok/s"])
-
-
-@lessons_app.command("list")
-def list_lessons() -> None:
-    """Show the lessons that this clone holds."""
-    from labcore.lab import runner
-
-    for lesson in runner.lessons():
-        print(f"{lesson.number}  {lesson.title}")
-
-
-@lessons_app.command("run")
-def run_lessons(
-    names: Annotated[list[str] | None, typer.Argument(help="Numbers or names, such as 01 2.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Run every lesson.")] = False,
-    mode: Annotated[Mode, typer.Option(help="learner: exercises open; solution: filled.")] = Mode.learner,
-    scale: Annotated[Scale, typer.Option(help="quick, full, or auto (by device).")] = Scale.quick,
-    device: Annotated[str | None, typer.Option(help="Override the lesson's DEVICE.")] = None,
-    model: Annotated[str | None, typer.Option(help="Override the lesson's MODEL.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Override the lesson's SEED.")] = None,
-    out: Annotated[Path, typer.Option(help="Where executed notebooks go.")] = Path("runs"),
-) -> None:
-    """Execute lessons from top to bottom; one that fails does not stop the others.
-
-    Ends with code 1 when a lesson failed.
-    """
-    from labcore.lab import runner
-
-    if bool(names) == all_:
-        raise typer.BadParameter("name the lessons to run, such as 01 02, or give --all.")
-    chosen = runner.find(names) if names else runner.lessons()
-    settings = runner.Settings(mode=mode.value, scale=scale.value, device=device, model=model, seed=seed)
-    console = Console()
-    runs = runner.run_lessons(chosen, settings, out, console=console)
-    console.print(runner.summary_table(runs))
-    if not all(run.ok for run in runs):
-        raise typer.Exit(1)
-
-
-@lessons_app.command("open")
-def open_lesson(
-    name: Annotated[str, typer.Argument(help="Number or name of the lesson.")] = "01",
-    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-) -> None:
-    """Open a lesson in JupyterLab on this machine; Ctrl-C ends it."""
-    from labcore.lab import jupyter, runner
-
-    (lesson,) = runner.find([name])
-    jupyter.trust([known.path for known in runner.lessons()])
-    jupyter.become(jupyter.command(lesson.path, browser=browser, port=port))
-
-
-@lessons_app.command("sync")
-def sync_lessons(
-    names: Annotated[list[str] | None, typer.Argument(help="Lessons to rebuild; none named: all.")] = None,
-    from_notebook: Annotated[
-        bool, typer.Option("--from-notebook", help="Write the scripts from the notebooks instead.")
-    ] = False,
-) -> None:
-    """Rebuild notebooks from their percent scripts: execute, keep `keep_output` cells, strip the rest."""
-    from labcore.lab import notebook_files, runner
-
-    if from_notebook:
-        for lesson in runner.find(names) if names else runner.lessons():
-            print(notebook_files.write_script(lesson.path))
-        return
-    scripts = runner.lessons(suffix=".py")
-    for lesson in runner.find(names, scripts) if names else scripts:
-        print(notebook_files.build(lesson.path))
 
 
 if __name__ == "__main__":

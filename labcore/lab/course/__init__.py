@@ -1,0 +1,1 @@
+"""The course around the lessons: outline, progress, report; guides and copies for instructors."""

@@ -1,0 +1,93 @@
+"""`labcore lessons …`: list, open, run and rebuild the lessons."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuild the lessons.")
+
+
+class Mode(StrEnum):
+    learner = "learner"
+    solution = "solution"
+
+
+class Scale(StrEnum):
+    auto = "auto"
+    quick = "quick"
+    full = "full"
+
+
+@app.command("list")
+def list_lessons() -> None:
+    """Show the lessons that this clone holds."""
+    from labcore.lab import runner
+
+    for lesson in runner.lessons():
+        print(f"{lesson.number}  {lesson.title}")
+
+
+@app.command("run")
+def run_lessons(
+    names: Annotated[list[str] | None, typer.Argument(help="Numbers or names, such as 01 2.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Run every lesson.")] = False,
+    mode: Annotated[Mode, typer.Option(help="learner: exercises open; solution: filled.")] = Mode.learner,
+    scale: Annotated[Scale, typer.Option(help="quick, full, or auto (by device).")] = Scale.quick,
+    device: Annotated[str | None, typer.Option(help="Override the lesson's DEVICE.")] = None,
+    model: Annotated[str | None, typer.Option(help="Override the lesson's MODEL.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Override the lesson's SEED.")] = None,
+    out: Annotated[Path, typer.Option(help="Where executed notebooks go.")] = Path("runs"),
+) -> None:
+    """Execute lessons from top to bottom; one that fails does not stop the others.
+
+    Ends with code 1 when a lesson failed.
+    """
+    from labcore.lab import runner
+
+    if bool(names) == all_:
+        raise typer.BadParameter("name the lessons to run, such as 01 02, or give --all.")
+    chosen = runner.find(names) if names else runner.lessons()
+    settings = runner.Settings(mode=mode.value, scale=scale.value, device=device, model=model, seed=seed)
+    console = Console()
+    runs = runner.run_lessons(chosen, settings, out, console=console)
+    console.print(runner.summary_table(runs))
+    if not all(run.ok for run in runs):
+        raise typer.Exit(1)
+
+
+@app.command("open")
+def open_lesson(
+    name: Annotated[str, typer.Argument(help="Number or name of the lesson.")] = "01",
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Open a lesson in JupyterLab on this machine; Ctrl-C ends it."""
+    from labcore.lab import jupyter, runner
+
+    (lesson,) = runner.find([name])
+    jupyter.trust([known.path for known in runner.lessons()])
+    jupyter.become(jupyter.command(lesson.path, browser=browser, port=port))
+
+
+@app.command("sync")
+def sync_lessons(
+    names: Annotated[list[str] | None, typer.Argument(help="Lessons to rebuild; none named: all.")] = None,
+    from_notebook: Annotated[
+        bool, typer.Option("--from-notebook", help="Write the scripts from the notebooks instead.")
+    ] = False,
+) -> None:
+    """Rebuild notebooks from their percent scripts: execute, keep `keep_output` cells, strip the rest."""
+    from labcore.lab import notebook_files, runner
+
+    if from_notebook:
+        for lesson in runner.find(names) if names else runner.lessons():
+            print(notebook_files.write_script(lesson.path))
+        return
+    scripts = runner.lessons(suffix=".py")
+    for lesson in runner.find(names, scripts) if names else scripts:
+        print(notebook_files.build(lesson.path))
