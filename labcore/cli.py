@@ -28,6 +28,7 @@ from labcore.lessons_cli import app as lessons_app
 from labcore.load_test_cli import load_test
 from labcore.plan_cli import plan
 from labcore.profile_cli import profile
+from labcore.report_cli import report
 from labcore.roofs_cli import roofs
 from labcore.serve_cli import serve
 from labcore.simulate_cli import simulate
@@ -62,6 +63,7 @@ app.add_typer(bench_app, name="bench")
 app.command()(plan)
 app.command()(forecast)
 app.command()(roofs)
+app.command()(report)
 app.command()(profile)
 app.command()(serve)
 app.command("load-test")(load_test)

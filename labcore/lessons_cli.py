@@ -91,3 +91,28 @@ def sync_lessons(
     scripts = runner.lessons(suffix=".py")
     for lesson in runner.find(names, scripts) if names else scripts:
         print(notebook_files.build(lesson.path))
+
+
+@app.command("reset")
+def reset_lessons(
+    names: Annotated[list[str] | None, typer.Argument(help="Numbers or names, such as 01 2.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Reset every lesson.")] = False,
+    notebook: Annotated[bool, typer.Option("--notebook", help="Restore the notebooks as well.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Begin lessons anew: your answers and measurements are put aside, and nothing is deleted."""
+    from labcore.lab import runner
+    from labcore.lab.course import reset
+
+    if bool(names) == all_:
+        raise typer.BadParameter("name the lessons to reset, such as 02, or give --all.")
+    chosen = runner.find(names) if names else runner.lessons()
+    what = "results and notebooks" if notebook else "results"
+    if not yes:
+        titles = ", ".join(lesson.number for lesson in chosen)
+        typer.confirm(f"Put the {what} of lessons {titles} aside and begin them anew?", abort=True)
+    aside, moved = reset.reset(chosen, notebooks=notebook)
+    if moved:
+        print(f"{len(moved)} files were put into {aside}: {', '.join(moved)}.")
+    else:
+        print("There was nothing to put aside; these lessons are as new.")

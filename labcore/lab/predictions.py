@@ -95,7 +95,7 @@ def predict(
     labels = (
         dict(options)
         if isinstance(options, Mapping)
-        else {label: _leading_number(label) for label in options}
+        else {label: leading_number(label) for label in options}
     )
     asked = Prediction(id, question, unit, labels, low, high)
     if default is None:
@@ -125,7 +125,8 @@ def score(id: str, measured: float | str, unit: str = "") -> Shown:
     asked = session.predictions[id]
     text, factor = verdict(asked, measured, unit or asked.unit)
     entry = {"value": asked.value, "unit": asked.unit, "locked": asked.locked, "question": asked.question}
-    session.results.record("predictions", id, **entry, measured=measured, off_by=factor, scored_at=now())
+    session.results.record("predictions", id, **entry, number=asked.number)
+    session.results.record("predictions", id, measured=measured, off_by=factor, scored_at=now())
     session.results.save()
     close = factor is not None and factor < 1.25
     return note(text, "good" if close else "note", f"Prediction {id}:")
@@ -161,7 +162,8 @@ def recall_prediction(id: str) -> dict[str, object] | None:
     return dict(entry) if entry else None
 
 
-def _leading_number(label: str) -> float | None:
+def leading_number(label: str) -> float | None:
+    """The number that an option's label holds first, which it stands for: 4 for "4×"."""
     found = _NUMBER.search(label)
     return float(found.group().replace(",", "")) if found else None
 

@@ -55,16 +55,9 @@ class Results:
     def open(cls, lesson: str, mode: str = "learner") -> Results:
         """The lesson's results as last saved, or empty ones. Raises LessonError if the file is damaged."""
         results = cls(lesson, mode)
-        try:
-            data = json.loads(results.path.read_text(encoding="utf-8"))
-            for section in _SECTIONS:
-                getattr(results, section).update(data.get(section, {}))
-        except FileNotFoundError:
-            pass
-        except (ValueError, AttributeError, TypeError) as error:
-            raise LessonError(
-                f"{results.path} is damaged ({error}); delete it to start this lesson anew."
-            ) from None
+        data = read_saved(results.path)
+        for section in _SECTIONS:
+            getattr(results, section).update(data.get(section, {}))
         return results
 
     def record(self, section: str, key: str, **values: Any) -> None:
@@ -72,18 +65,48 @@ class Results:
         getattr(self, section).setdefault(key, {}).update(values)
 
     def save(self) -> Path:
-        """Write the file atomically: a reader sees the old one or the new one, never half of it."""
-        path = self.path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the file, whole or not at all. Raises LessonError where the disk is full or refuses."""
         data = {"lesson": self.lesson, "mode": self.mode, "saved_at": now(), "machine": self.machine}
         data |= {section: getattr(self, section) for section in _SECTIONS}
+        return write_whole(self.path, json.dumps(data, indent=2, default=str) + "\n")
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """What a results file holds; nothing where there is none. Raises LessonError if the file is damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise LessonError(f"{path} is damaged ({error}); delete it to start this lesson anew.") from None
+    if not isinstance(data, dict) or not all(_is_section(data.get(name, {})) for name in _SECTIONS):
+        raise LessonError(f"{path} is damaged (it holds no results); delete it to start this lesson anew.")
+    return data
+
+
+def _is_section(value: Any) -> bool:
+    """Entries by id, each with its values."""
+    return isinstance(value, dict)
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a text file atomically: a reader sees the old one or the new one, never half of it.
+
+    Raises LessonError where the disk is full or the folder refuses; the old file is then as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(data, file, indent=2, default=str)
-                file.write("\n")
-            os.replace(temporary, path)
-        except BaseException:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise LessonError(
+            f"{path} could not be written ({error.strerror or error}); what was there before is unchanged: "
+            "make room or choose another folder, and try again."
+        ) from None
+    finally:
+        if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-            raise
-        return path
+    return path

@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_the_old_file(results_folder: Path, monkeypatch: p
     before = path.read_text(encoding="utf-8")
     monkeypatch.setattr(results.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     kept.record("measurements", "tpot_s", value=2)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(LessonError, match=r"could not be written \(disk full\)"):
         kept.save()
     assert path.read_text(encoding="utf-8") == before
     assert len(list(results_folder.iterdir())) == 1

@@ -1,0 +1,111 @@
+"""Reset puts aside and deletes nothing; notebooks come back as they were."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
+from labcore.cli import app
+from labcore.errors import LessonError
+from labcore.lab import notebook_files, runner
+from labcore.lab.course import reset
+from labcore.lab.results import Results
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LABCORE_RESULTS", str(tmp_path / "results"))
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def lesson(tmp_path: Path) -> runner.Lesson:
+    """A copy of lesson 2 that may be spoiled."""
+    (original,) = runner.find(["02"])
+    copy = tmp_path / "notebooks" / original.path.name
+    copy.parent.mkdir()
+    shutil.copy(original.path, copy)
+    shutil.copy(original.path.with_suffix(".py"), copy.with_suffix(".py"))
+    return runner.Lesson(copy)
+
+
+@pytest.mark.parametrize("lesson", runner.lessons(), ids=lambda lesson: lesson.name)
+def test_every_lesson_comes_back_byte_for_byte(lesson: runner.Lesson) -> None:
+    assert notebook_files.dumps(reset.pristine(lesson.path)) == lesson.path.read_text(encoding="utf-8")
+
+
+def test_results_move_aside_and_nothing_is_lost(results: Path) -> None:
+    for number, mode in (("01", "learner"), ("02", "learner"), ("02", "solution")):
+        made = Results(number, mode)
+        made.record("exercises", f"{number}.1", passed=True)
+        made.save()
+    aside, moved = reset.reset(runner.find(["02"]))
+    assert moved == ["lesson-02.json", "lesson-02-solution.json"]
+    assert json.loads((aside / "lesson-02.json").read_text(encoding="utf-8"))["exercises"]["02.1"]["passed"]
+    assert sorted(path.name for path in results.iterdir()) == [aside.name, "lesson-01.json"]
+    assert Results.open("02").exercises == {}
+
+
+def test_two_resets_keep_both(results: Path) -> None:
+    folders = []
+    for value in (1, 2):
+        made = Results("01")
+        made.record("measurements", "x", value=value)
+        made.save()
+        folders.append(reset.reset(runner.find(["01"]))[0])
+    kept = [json.loads((each / "lesson-01.json").read_text(encoding="utf-8")) for each in folders]
+    values = [data["measurements"]["x"] for data in kept]
+    assert values == [{"value": 1}, {"value": 2}]
+
+
+def test_an_edited_and_run_notebook_comes_back_and_is_kept(lesson: runner.Lesson) -> None:
+    before = lesson.path.read_text(encoding="utf-8")
+    book = nbformat.read(lesson.path, as_version=4)
+    book.cells[2].source = "print('mine')"
+    book.cells[2].outputs = [nbformat.v4.new_output("stream", text="mine\n")]
+    book.metadata["widgets"] = {"state": {}}
+    del book.cells[5]
+    nbformat.write(book, lesson.path)
+    aside, moved = reset.reset([lesson], notebooks=True)
+    assert moved == [lesson.path.name]
+    assert lesson.path.read_text(encoding="utf-8") == before
+    assert "print('mine')" in (aside / lesson.path.name).read_text(encoding="utf-8")
+
+
+def test_nothing_to_reset_makes_no_folder(results: Path, lesson: runner.Lesson) -> None:
+    _, moved = reset.reset([lesson], notebooks=True)
+    assert moved == []
+    assert not results.exists()
+
+
+def test_a_folder_that_refuses_is_named(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Results("01").save()
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr(reset.os, "replace", refuse)
+    with pytest.raises(LessonError, match=r"stopped at .*lesson-01\.json \(Permission denied\); 0 files"):
+        reset.reset(runner.find(["01"]))
+    assert (results / "lesson-01.json").exists()
+
+
+def test_command_asks_first(results: Path) -> None:
+    Results("01").save()
+    said = CliRunner().invoke(app, ["lessons", "reset", "1"], input="n\n")
+    assert said.exit_code == 1
+    assert (results / "lesson-01.json").exists()
+    done = CliRunner().invoke(app, ["lessons", "reset", "1", "--yes"])
+    assert "1 files were put into" in done.output
+    assert "as new" in CliRunner().invoke(app, ["lessons", "reset", "--all", "--yes"]).output
+
+
+def test_unknown_lessons_are_answered_with_the_nearest() -> None:
+    said = CliRunner().invoke(app, ["lessons", "reset", "two_step", "--yes"])
+    assert said.exit_code == 2
+    assert "did you mean 02_two_steps?" in said.output
