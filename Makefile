@@ -1,6 +1,6 @@
 # Two commands matter: `make lab` opens the lessons, `make test` runs every check. Both set up what they need.
 #
-#   make lab              set up .venv, check the machine, open JupyterLab at lesson 1   (OPEN=no: no browser)
+#   make lab              set up .venv, check the machine, open JupyterLab              (OPEN=no: no browser)
 #   make test             every check: lint, types, floors, unit tests, lessons, browser
 #   make check            the quick part of them, under 3 minutes
 #   make lessons          execute all lessons into runs/                                 (MODE=solution SCALE=full)
@@ -62,7 +62,7 @@ $(TEST): pyproject.toml | $(RUN)
 
 lab: $(LAB)
 	@$(RUN) -m labcore.cli doctor
-	@$(RUN) -m labcore.cli lessons open 01 $(if $(filter no,$(OPEN)),--no-browser)
+	@$(RUN) -m labcore.cli lessons open $(if $(filter no,$(OPEN)),--no-browser)
 
 lint: $(TEST)
 	$(RUN) -m ruff check .

@@ -25,11 +25,12 @@ class Scale(StrEnum):
 
 @app.command("list")
 def list_lessons() -> None:
-    """Show the lessons that this clone holds."""
-    from labcore.lab import runner
+    """Show the lessons that this clone holds, their minutes, and how far you are."""
+    from labcore.lab.course import progress
 
-    for lesson in runner.lessons():
-        print(f"{lesson.number}  {lesson.title}")
+    for entry in progress.of_course():
+        outline = entry.outline
+        print(f"{outline.number}  {outline.title}  ({outline.minutes} min, {entry.state})")
 
 
 @app.command("run")
@@ -62,21 +63,23 @@ def run_lessons(
 
 @app.command("open")
 def open_lesson(
-    name: Annotated[str, typer.Argument(help="Number or name of the lesson.")] = "01",
+    name: Annotated[str | None, typer.Argument(help="Number or name; none: the front page.")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
-    """Open a lesson in JupyterLab on this machine; Ctrl-C ends it."""
+    """Open the front page or a lesson in JupyterLab on this machine; Ctrl-C ends it."""
     from labcore.lab import jupyter, runner
 
-    (lesson,) = runner.find([name])
-    jupyter.trust([known.path for known in runner.lessons()])
+    lesson = runner.front_page() if name is None else runner.find([name])[0]
+    jupyter.trust([known.path for known in (runner.front_page(), *runner.lessons())])
     jupyter.become(jupyter.command(lesson.path, browser=browser, port=port))
 
 
 @app.command("sync")
 def sync_lessons(
-    names: Annotated[list[str] | None, typer.Argument(help="Lessons to rebuild; none named: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Lessons to rebuild, or index; none named: all.")
+    ] = None,
     from_notebook: Annotated[
         bool, typer.Option("--from-notebook", help="Write the scripts from the notebooks instead.")
     ] = False,
@@ -85,10 +88,11 @@ def sync_lessons(
     from labcore.lab import notebook_files, runner
 
     if from_notebook:
-        for lesson in runner.find(names) if names else runner.lessons():
+        pages = [runner.front_page(), *runner.lessons()]
+        for lesson in runner.find(names, pages) if names else pages:
             print(notebook_files.write_script(lesson.path))
         return
-    scripts = runner.lessons(suffix=".py")
+    scripts = [runner.front_page(suffix=".py"), *runner.lessons(suffix=".py")]
     for lesson in runner.find(names, scripts) if names else scripts:
         print(notebook_files.build(lesson.path))
 

@@ -151,7 +151,8 @@ def test_lessons_run_needs_names_or_all(words: list[str]) -> None:
 def test_open_becomes_jupyterlab_on_the_trusted_lesson(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "01_introduction.ipynb").touch()
+    for name in ("index.ipynb", "01_introduction.ipynb"):
+        (tmp_path / name).touch()
     started: list[Any] = []
     monkeypatch.setattr("labcore.lab.runner.notebooks_dir", lambda: tmp_path)
     monkeypatch.setattr(
@@ -160,10 +161,25 @@ def test_open_becomes_jupyterlab_on_the_trusted_lesson(
     monkeypatch.setattr("os.execve", lambda program, words, environment: started.append((words, environment)))
     runner.invoke(app, ["lessons", "open", "1", "--no-browser", "--port", "8891"], catch_exceptions=False)
     trusted, (words, environment) = started
-    assert trusted == ["01_introduction.ipynb"]
+    assert trusted == ["index.ipynb", "01_introduction.ipynb"]
     assert {"--no-browser", "--port=8891", str(tmp_path / "01_introduction.ipynb")} <= set(words)
     assert environment["JUPYTER_PREFER_ENV_PATH"] == "1"
     assert (Path(environment["JUPYTER_CONFIG_PATH"]) / "jupyter_lab_config.json").is_file()
+
+
+def test_open_without_a_name_opens_the_front_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("labcore.lab.jupyter.trust", lambda paths: None)
+    monkeypatch.setattr("os.execve", lambda program, words, environment: started.append(words))
+    runner.invoke(app, ["lessons", "open"], catch_exceptions=False)
+    assert started[0][4].endswith("notebooks/index.ipynb")
+
+
+def test_list_says_minutes_and_progress() -> None:
+    said = runner.invoke(app, ["lessons", "list"]).output.splitlines()
+    assert len(said) == 8
+    assert said[1].startswith("02  The two-step process")
+    assert said[1].endswith("(40 min, not begun)")
 
 
 def test_plan_says_what_fits_and_what_does_not() -> None:

@@ -24,6 +24,7 @@ _HOMES = {
     "finish": "session",
     "current": "session",
     "Session": "session",
+    "front_page": "course.front_page",
     # what a part of a lesson is made of
     "predict": "predictions",
     "score": "predictions",

@@ -117,6 +117,11 @@ def lessons(folder: Path | None = None, *, suffix: str = ".ipynb") -> list[Lesso
     return [Lesson(path) for path in sorted((folder or notebooks_dir()).glob(f"[0-9][0-9]_*{suffix}"))]
 
 
+def front_page(*, suffix: str = ".ipynb") -> Lesson:
+    """The page before the first lesson, `notebooks/index.ipynb`; it is no lesson and has no number."""
+    return Lesson(notebooks_dir() / f"index{suffix}")
+
+
 def find(names: Iterable[str], known: Sequence[Lesson] | None = None) -> list[Lesson]:
     """Lessons by number ("1", "01") or name ("01_introduction", "introduction"), among `known` or all.
 
