@@ -58,3 +58,7 @@ class LessonError(LabError):
 
 class ParallelError(LabError):
     """Processes that work together on one model: one of them failed, or there are too few devices."""
+
+
+class KitError(LabError):
+    """An offline kit that is damaged, unfinished or made for another machine, or has too little room."""

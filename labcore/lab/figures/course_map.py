@@ -10,7 +10,7 @@ from labcore.lab import theme
 from labcore.lab.course.outline import Outline
 from labcore.lab.course.progress import Progress
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 1.0, 0.62, 1.35, 1.0
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 1.0, 0.72, 1.2, 1.0
 # A state is told by a sign and a line, and only besides by colour.
 _SIGNS = {"done": "✓ done", "begun": "◐ begun", "not begun": "○ open", "file damaged": "! file damaged"}
 _COLORS = {
@@ -25,7 +25,7 @@ _DASHES = {"done": "solid", "begun": "dash", "not begun": "dot", "file damaged":
 def course_map(lessons: Sequence[Progress]) -> go.Figure:
     """A box for each lesson, to the right of all that it builds on; arrows say on which."""
     places = layout([entry.outline for entry in lessons])
-    made = theme.figure("The map of the lessons: an arrow says which comes before", height=330)
+    made = theme.figure("The map of the lessons: an arrow says which comes before", height=360)
     columns, rows = (max(place[axis] for place in places.values()) for axis in (0, 1))
     made.update_xaxes(visible=False, range=[-0.1, columns * _GAP_X + _WIDTH + 0.1], fixedrange=True)
     made.update_yaxes(visible=False, range=[-rows * _GAP_Y - 0.15, _HEIGHT + 0.1], fixedrange=True)
@@ -40,12 +40,14 @@ def course_map(lessons: Sequence[Progress]) -> go.Figure:
 
 
 def layout(outlines: Sequence[Outline]) -> dict[str, tuple[int, int]]:
-    """(column, row) of each lesson: a lesson stands one column behind the last that it builds on."""
+    """(column, row) of each lesson: one column behind the last that it builds on, in the first one's row."""
     columns: dict[str, int] = {}
     places: dict[str, tuple[int, int]] = {}
     for outline in outlines:
         column = 1 + max((columns[before] for before in outline.prerequisites), default=-1)
-        row = sum(1 for other in columns.values() if other == column)
+        row = places[outline.prerequisites[0]][1] if outline.prerequisites else 0
+        while (column, row) in places.values():
+            row += 1
         columns[outline.number] = column
         places[outline.number] = (column, row)
     return places
@@ -66,12 +68,12 @@ def _box(made: go.Figure, entry: Progress, place: tuple[int, int]) -> None:
     number, title = int(entry.outline.number), _wrapped(entry.outline.title)
     made.add_annotation(
         x=x + _WIDTH / 2, y=y + _HEIGHT / 2, showarrow=False, align="center",
-        text=f"<b>{number}</b> · {entry.outline.minutes} min · {_SIGNS[entry.state]}<br>{title}",
-        font={"size": 12, "color": theme.INK},
+        text=f"<b>{number}</b> · {entry.outline.minutes} min<br>{_SIGNS[entry.state]}<br>{title}",
+        font={"size": 11.5, "color": theme.INK},
     )  # fmt: skip
 
 
-def _wrapped(title: str, width: int = 24) -> str:
+def _wrapped(title: str, width: int = 19) -> str:
     """A title on as many lines as it needs."""
     lines = [""]
     for word in title.split():
