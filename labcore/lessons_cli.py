@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -39,25 +40,44 @@ def run_lessons(
     all_: Annotated[bool, typer.Option("--all", help="Run every lesson.")] = False,
     mode: Annotated[Mode, typer.Option(help="learner: exercises open; solution: filled.")] = Mode.learner,
     scale: Annotated[Scale, typer.Option(help="quick, full, or auto (by device).")] = Scale.quick,
-    device: Annotated[str | None, typer.Option(help="Override the lesson's DEVICE.")] = None,
-    model: Annotated[str | None, typer.Option(help="Override the lesson's MODEL.")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="Override the lesson's DEVICE; again: a grid over devices.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Override the lesson's MODEL; again: a grid over models.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Override the lesson's SEED.")] = None,
     out: Annotated[Path, typer.Option(help="Where executed notebooks go.")] = Path("runs"),
+    executor: Annotated[
+        str | None, typer.Option(help="Run on the workers of a dask cluster: dask://HOST:PORT.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Grid: skip what succeeded before.")] = False,
+    retries: Annotated[int, typer.Option(help="Grid: workers that may die over one lesson.", min=0)] = 3,
+    wait: Annotated[float, typer.Option(help="Grid: seconds to wait for a worker.", min=0)] = 60.0,
 ) -> None:
     """Execute lessons from top to bottom; one that fails does not stop the others.
 
-    Ends with code 1 when a lesson failed.
+    Several devices or models, or an executor, make a grid of lessons × devices × models. Ends with code 1
+    when a lesson failed.
     """
-    from labcore.lab import runner
+    from labcore.lab import grid, runner
 
     if bool(names) == all_:
         raise typer.BadParameter("name the lessons to run, such as 01 02, or give --all.")
     chosen = runner.find(names) if names else runner.lessons()
-    settings = runner.Settings(mode=mode.value, scale=scale.value, device=device, model=model, seed=seed)
-    console = Console()
-    runs = runner.run_lessons(chosen, settings, out, console=console)
-    console.print(runner.summary_table(runs))
-    if not all(run.ok for run in runs):
+    devices, models, console = device or [], model or [], Console()
+    settings = runner.Settings(mode=mode.value, scale=scale.value, seed=seed)
+    if executor or resume or len(devices) > 1 or len(models) > 1:
+        todo = grid.jobs(chosen, settings, devices, models)
+        outcomes = grid.run_grid(todo, grid.Grid(out, executor, retries, wait, resume), console)
+        console.print(grid.table(outcomes))
+        ok = all(outcome.ok for outcome in outcomes)
+    else:
+        one = replace(settings, device=next(iter(devices), None), model=next(iter(models), None))
+        runs = runner.run_lessons(chosen, one, out, console=console)
+        console.print(runner.summary_table(runs))
+        ok = all(run.ok for run in runs)
+    if not ok:
         raise typer.Exit(1)
 
 
