@@ -29,11 +29,23 @@ def report(
     from labcore.lab.course import report as pages
     from labcore.lab.results import folder, write_whole
 
-    kind = format or Format("md" if out is not None and out.suffix == ".md" else "html")
+    kind = format or _format_of(out)
     target = out or Path(f"report.{kind.value}")
     if target.exists() and not force:
         raise LessonError(f"{target} is there already; give --force to replace it, or another --out.")
     made = pages.collect(name)
     write_whole(target, pages.html(made) if kind is Format.html else pages.markdown(made))
     print(f"Written to {target}, from the results in {folder()}.")
-    print(progress.what_next(made.lessons))
+    print(progress.misplaced() or progress.what_next(made.lessons))
+
+
+def _format_of(out: Path | None) -> Format:
+    """The format that a name ends with; html where there is no name."""
+    from labcore.errors import LessonError
+
+    endings = {".html": Format.html, ".htm": Format.html, ".md": Format.md}
+    if out is None:
+        return Format.html
+    if out.suffix.lower() not in endings:
+        raise LessonError(f"{out} ends with neither .html nor .md; name it so, or give --format.")
+    return endings[out.suffix.lower()]

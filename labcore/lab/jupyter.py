@@ -51,9 +51,14 @@ def become(words: list[str]) -> NoReturn:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with this interpreter's kernels first and JupyterLab kept offline."""
-    paths = [str(_CONFIGURATION), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
-    return {**os.environ, **_OWN_KERNELS, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+    """This process's environment, with this interpreter's kernels first and JupyterLab kept offline.
+
+    Its commands come first, too, so that a terminal in JupyterLab knows `labcore`.
+    """
+    configs = [str(_CONFIGURATION), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    commands = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    own = {"JUPYTER_CONFIG_PATH": os.pathsep.join(configs), "PATH": os.pathsep.join(commands)}
+    return {**os.environ, **_OWN_KERNELS, **own}
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from labcore.errors import LessonError
 
 _SECTIONS = ("predictions", "exercises", "measurements")
+_FILES = "lesson-*.json"
 
 
 def folder() -> Path:
@@ -28,6 +30,14 @@ def folder() -> Path:
         if (place / "notebooks").is_dir() and (place / "pyproject.toml").is_file():
             return place / "runs" / "results"
     return Path.home() / ".local" / "share" / "labcore"
+
+
+def elsewhere() -> Path | None:
+    """Where results lie if none lie in `folder()`: a command was then given outside of the checkout."""
+    there = Path(__file__).parents[2] / "runs" / "results"
+    if os.environ.get("LABCORE_RESULTS") or any(folder().glob(_FILES)):
+        return None
+    return there if any(there.glob(_FILES)) else None
 
 
 def now() -> str:
@@ -68,7 +78,7 @@ class Results:
         """Write the file, whole or not at all. Raises LessonError where the disk is full or refuses."""
         data = {"lesson": self.lesson, "mode": self.mode, "saved_at": now(), "machine": self.machine}
         data |= {section: getattr(self, section) for section in _SECTIONS}
-        return write_whole(self.path, json.dumps(data, indent=2, default=str) + "\n")
+        return write_whole(self.path, json.dumps(data, indent=2, default=str) + "\n", private=True)
 
 
 def read_saved(path: Path) -> dict[str, Any]:
@@ -77,28 +87,44 @@ def read_saved(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError) as error:
-        raise LessonError(f"{path} is damaged ({error}); delete it to start this lesson anew.") from None
-    if not isinstance(data, dict) or not all(_is_section(data.get(name, {})) for name in _SECTIONS):
-        raise LessonError(f"{path} is damaged (it holds no results); delete it to start this lesson anew.")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
+    except OSError as error:
+        raise LessonError(
+            f"{path} could not be read ({error.strerror or error}); mend its permissions, or move it away."
+        ) from None
+    if not _holds_results(data):
+        raise _damaged(path, "it holds no results")
     return data
 
 
-def _is_section(value: Any) -> bool:
-    """Entries by id, each with its values."""
-    return isinstance(value, dict)
+def _damaged(path: Path, why: str) -> LessonError:
+    return LessonError(
+        f"{path} is damaged ({why}); `labcore lessons reset` puts it aside and begins this lesson anew."
+    )
 
 
-def write_whole(path: Path, text: str) -> Path:
+def _holds_results(data: Any) -> bool:
+    """Whether a file's content has the shape that `save` writes: sections of entries with their values."""
+    if not isinstance(data, dict) or not isinstance(data.get("saved_at", ""), str):
+        return False
+    sections = [data.get(name, {}) for name in ("machine", *_SECTIONS)]
+    if not all(isinstance(section, dict) for section in sections):
+        return False
+    return all(isinstance(entry, dict) for section in sections[1:] for entry in section.values())
+
+
+def write_whole(path: Path, text: str, *, private: bool = False) -> Path:
     """Write a text file atomically: a reader sees the old one or the new one, never half of it.
 
-    Raises LessonError where the disk is full or the folder refuses; the old file is then as it was.
+    private: nobody but the user may read it. Raises LessonError where the disk is full or the folder refuses;
+    the old file is then as it was.
     """
-    temporary = None
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(temporary, flags, 0o600 if private else 0o666), "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)
     except OSError as error:
@@ -107,6 +133,6 @@ def write_whole(path: Path, text: str) -> Path:
             "make room or choose another folder, and try again."
         ) from None
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # it was moved, or could not be made
+            temporary.unlink()
     return path

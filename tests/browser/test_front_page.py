@@ -22,7 +22,7 @@ def test_shows_the_map_reads_progress_again_and_leads_into_a_lesson(server: Serv
     notebook.run_all()
     assert notebook.errors() == []
     assert notebook.plots() == 1
-    button = notebook.button("Read my progress again")
+    button = notebook.button("Refresh my progress")
     cell = notebook.cell_of(button)
     saved = server.home / "labcore_results" / "lesson-01.json"
     saved.parent.mkdir(exist_ok=True)

@@ -87,7 +87,7 @@ def test_a_failed_write_leaves_the_old_file(results_folder: Path, monkeypatch: p
 def test_a_damaged_file_says_how_to_begin_anew(results_folder: Path) -> None:
     results_folder.mkdir()
     (results_folder / "lesson-01.json").write_text("{half", encoding="utf-8")
-    with pytest.raises(LessonError, match="is damaged .* delete it"):
+    with pytest.raises(LessonError, match="is damaged .* `labcore lessons reset`"):
         Results.open("01")
 
 

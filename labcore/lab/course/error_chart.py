@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from html import escape
 
 from labcore.lab import theme
+from labcore.lab.units import significant
 
-_WIDTH, _LEFT, _ROW, _TOP = 720, 90, 22, 46
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 760, 70, 150, 22, 20
+_POWERS = 4  # the axis ends at 10,000×; what is further off stands at its end, with its factor in words
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,16 @@ class Point:
 def error_chart(points: Sequence[Point]) -> str:
     """A dot for each prediction on a logarithmic axis of said over measured; the band is a factor of 2.
 
-    A filled circle is an answer that was locked, a hollow square a default that nobody changed.
+    A filled circle is an answer that was locked, a hollow square a default that nobody changed. Points must
+    be finite and at least one. Returns an HTML figure.
     """
-    power = max(1, math.ceil(math.log10(max(point.off_by for point in points))))
+    farthest = math.log10(max(point.off_by for point in points))
+    power = min(_POWERS, max(1, math.ceil(farthest)))
     bottom = _TOP + _ROW * len(points)
 
     def x(ratio: float) -> float:
-        return _LEFT + (math.log10(ratio) + power) / (2 * power) * (_WIDTH - _LEFT - 20)
+        place = min(max(math.log10(ratio), -power), power)
+        return _LEFT + (place + power) / (2 * power) * (_WIDTH - _LEFT - _RIGHT)
 
     band = (
         f'<rect x="{x(0.5):.1f}" y="{_TOP - 8}" width="{x(2) - x(0.5):.1f}" height="{bottom - _TOP + 8}" '
@@ -77,4 +82,12 @@ def _dot(point: Point, x: float, y: float) -> str:
             f'<rect x="{x - 5:.1f}" y="{y - 5}" width="10" height="10" fill="#fff" '
             f'stroke="{theme.VERMILLION}" stroke-width="2"/>'
         )
-    return f'<text x="10" y="{y + 5}" fill="{theme.INK}">{escape(point.id)}</text>{mark}'
+    off = "as measured" if point.off_by < 1.005 else f"{significant(point.off_by)}× too {_side(point)}"
+    return (
+        f'<text x="4" y="{y + 5}" fill="{theme.INK}">{escape(point.id)}</text>{mark}'
+        f'<text x="{_WIDTH - 4}" y="{y + 5}" text-anchor="end" fill="{theme.INK}">{off}</text>'
+    )
+
+
+def _side(point: Point) -> str:
+    return "high" if point.ratio > 1 else "low"

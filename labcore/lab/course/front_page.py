@@ -22,7 +22,7 @@ def front_page() -> None:
 
     show()
     wide = widgets.Layout(width="max-content")
-    again = widgets.Button(description="Read my progress again", icon="refresh", layout=wide)
+    again = widgets.Button(description="Refresh my progress", icon="refresh", layout=wide)
     again.add_class("labcore-refresh")
     again.on_click(show)
     place(again, "a button that reads the progress again")

@@ -8,7 +8,7 @@ from typing import Any
 
 from labcore.errors import LessonError
 from labcore.lab.course.outline import Outline, course
-from labcore.lab.results import Results, read_saved
+from labcore.lab.results import Results, elsewhere, folder, read_saved
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,17 @@ def of_lesson(outline: Outline) -> Progress:
         scored=_known(outline, "predictions", {i for i, e in predictions.items() if "measured" in e}),
         right=_known(outline, "exercises", right),
         found=_known(outline, "hunts", right),
+    )
+
+
+def misplaced() -> str:
+    """A sentence when a command was given where no results lie, though the lab's own folder has some."""
+    there = elsewhere()
+    if there is None:
+        return ""
+    return (
+        f"There are no results in {folder()}, but there are in {there}: give the command in "
+        f"{there.parents[1]}."
     )
 
 

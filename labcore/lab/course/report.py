@@ -14,7 +14,7 @@ from typing import Any
 
 import labcore
 from labcore.errors import LessonError
-from labcore.lab import tables
+from labcore.lab import exercises, hunts, tables
 from labcore.lab.course import progress
 from labcore.lab.course.error_chart import Point, error_chart
 from labcore.lab.predictions import leading_number
@@ -50,7 +50,7 @@ class Report:
         for number, data in sorted(self.saved.items()):
             for id, entry in sorted(data.get("predictions", {}).items()):
                 said, measured = _number(entry), _positive(entry.get("measured"))
-                if said and measured:
+                if said and measured and 0 < said / measured < math.inf:
                     found.append(Point(id, int(number), said / measured, bool(entry.get("locked"))))
         return found
 
@@ -64,7 +64,8 @@ def collect(name: str = "") -> Report:
             saved[entry.outline.number] = read_saved(Results(entry.outline.number).path)
         except LessonError:
             continue  # the lesson's progress carries the sentence
-    return Report(name.strip(), now(), lessons, {number: data for number, data in saved.items() if data})
+    name = name.encode(errors="replace").decode().strip()  # a terminal may hand over what is no text
+    return Report(name, now(), lessons, {number: data for number, data in saved.items() if data})
 
 
 def markdown(report: Report) -> str:
@@ -83,10 +84,13 @@ def html(report: Report) -> str:
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    text = markdown(report)
-    if report.points:  # the drawing stands before the table of machines
-        text = text.replace("\n\n## Machine", f"\n\n{_CHART}\n\n## Machine", 1)
-    body = parser.render(text).replace(f"<p>{_CHART}</p>", error_chart(report.points))
+    text, points = markdown(report), report.points
+    if points:  # the drawing stands before the table of machines, or of lessons where no file names one
+        place = "\n\n## "
+        text = text.replace(place, f"\n\n{_CHART}{place}", 1)
+    body = parser.render(text)
+    if points:
+        body = body.replace(f"<p>{_CHART}</p>", error_chart(points))
     title = escape(f"LLM inference lab: report{' of ' + report.name if report.name else ''}")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -112,13 +116,25 @@ def _summary(report: Report) -> str:
     )
     return (
         f"{done} of {len(report.lessons)} lessons are done, {right} exercises are right and {found} "
-        f"planted bugs found. {scored} Next: {_plain(progress.what_next(report.lessons))}\n\n"
-        + _table(progress.rows(report.lessons))
+        f"planted bugs found. {scored} {_missing(report)}\n\nNext: "
+        f"{_plain(progress.what_next(report.lessons))}\n\n" + _table(progress.rows(report.lessons))
     )
 
 
+def _missing(report: Report) -> str:
+    """What is open, in a sentence."""
+    kinds = {"predictions": "locked", "exercises": "right", "hunts": "found"}
+    words = {"predictions": "predictions to lock", "exercises": "exercises", "hunts": "hunts"}
+    left = {
+        words[kind]: sum(len(entry.outline.ids(kind)) - len(getattr(entry, done)) for entry in report.lessons)
+        for kind, done in kinds.items()
+    }
+    open_ = [f"{count} {what}" for what, count in left.items() if count]
+    return f"Still open: {', '.join(open_)}." if open_ else "Nothing is open."
+
+
 def _machines(report: Report) -> str:
-    """One row for each different machine that lessons ran on."""
+    """One row for each different machine that lessons ran on, with the roofs measured there last."""
     rows: dict[str, dict[str, Any]] = {}
     for number, data in sorted(report.saved.items()):
         machine = data.get("machine") or {}
@@ -126,14 +142,14 @@ def _machines(report: Report) -> str:
             continue
         row = {
             "device": f"{machine.get('name')} ({machine.get('device')})",
-            "memory": gigabytes(machine.get("total_memory") or 0),
+            "memory": gigabytes(_positive(machine.get("total_memory")) or 0),
             "threads": machine.get("threads"),
             "versions": f"Python {machine.get('python_version')}, torch {machine.get('torch_version')}, "
             f"labcore {machine.get('labcore_version')}",
-            "measured roofs": machine.get("roofs") or "not measured in this lesson",
         }
-        rows.setdefault(str(row), {"lessons": "", **row})
-        rows[str(row)]["lessons"] += f"{', ' if rows[str(row)]['lessons'] else ''}{int(number)}"
+        one = rows.setdefault(str(row), {"lessons": "", **row, "measured roofs": "not measured yet"})
+        one["lessons"] += f"{', ' if one['lessons'] else ''}{int(number)}"
+        one["measured roofs"] = machine.get("roofs") or one["measured roofs"]
     return f"## Machine\n\n{_table(list(rows.values()))}" if rows else ""
 
 
@@ -170,14 +186,16 @@ def _predictions(entry: progress.Progress, data: Mapping[str, Any]) -> str:
 
 
 def _tasks(entry: progress.Progress, data: Mapping[str, Any]) -> str:
-    results = data.get("exercises", {})
+    results, number = data.get("exercises", {}), entry.outline.number
+    titles = {task.id: task.title for task in exercises.of_lesson(number)}
+    titles |= {bug.id: bug.title for bug in hunts.of_lesson(number)}
     rows = []
     for kind, right in (("exercises", "right"), ("hunts", "bug found")):
         for id in entry.outline.ids(kind):
             one = results.get(id, {})
-            tried = one and one.get("attempted", True)
+            tried = one.get("attempted")  # never for a hunt: its copy is checked untouched, too
             state = right if one.get("passed") else ("not right yet" if tried else "open")
-            rows.append({kind.removesuffix("s"): id, "title": one.get("title"), "result": state})
+            rows.append({kind.removesuffix("s"): id, "title": titles.get(id), "result": state})
     return "\n\n".join(_table([row for row in rows if kind in row]) for kind in ("exercise", "hunt"))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from labcore.lab import results
 from labcore.lab.course import outline, progress
 from labcore.lab.results import Results
 
@@ -19,12 +20,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def finish(number: str, mode: str = "learner", exercises: int = 99) -> outline.Outline:
     """Save results as a learner who got the first `exercises` right and locked every prediction."""
     (lesson,) = [entry for entry in outline.course() if entry.number == number]
-    results = Results(number, mode)
+    saved = Results(number, mode)
     for id in lesson.ids("exercises")[:exercises]:
-        results.record("exercises", id, passed=True)
+        saved.record("exercises", id, passed=True)
     for id in lesson.ids("predictions"):
-        results.record("predictions", id, value=3, locked=True, measured=4.0)
-    results.save()
+        saved.record("predictions", id, value=3, locked=True, measured=4.0)
+    saved.save()
     return lesson
 
 
@@ -55,13 +56,24 @@ def test_solution_mode_counts_nothing() -> None:
 
 
 def test_an_id_that_the_lesson_no_longer_asks_counts_nothing() -> None:
-    results = Results("01")
-    results.record("exercises", "01.99", passed=True)
-    results.save()
+    old = Results("01")
+    old.record("exercises", "01.99", passed=True)
+    old.save()
     assert progress.of_course()[0].right == frozenset()
 
 
-@pytest.mark.parametrize("text", ["{half", "[]", '{"exercises": 3}'])
+BAD = [
+    "{half",
+    "[]",
+    '{"exercises": 3}',
+    '{"exercises": {"01.1": 3}}',
+    '{"machine": "x"}',
+    '{"saved_at": 5}',
+    "[" * 9999,
+]
+
+
+@pytest.mark.parametrize("text", BAD)
 def test_a_damaged_file_is_named_and_hides_no_other(folder: Path, text: str) -> None:
     finish("02")
     (folder / "lesson-01.json").write_text(text, encoding="utf-8")
@@ -69,6 +81,35 @@ def test_a_damaged_file_is_named_and_hides_no_other(folder: Path, text: str) -> 
     assert lessons[0].state == "file damaged"
     assert "lesson-01.json is damaged" in progress.what_next(lessons)
     assert lessons[1].is_done
+
+
+def test_a_file_that_is_no_text_is_damaged(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "lesson-01.json").write_bytes(b"\xff\xfe\x00")
+    assert progress.of_course()[0].state == "file damaged"
+
+
+def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "lesson-01.json").mkdir(parents=True)
+    problem = progress.of_course()[0].problem
+    assert "lesson-01.json could not be read (Is a directory); mend its permissions" in problem
+
+
+def test_a_command_given_elsewhere_is_pointed_to_the_results(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path / "clone"
+    monkeypatch.setattr(results, "__file__", str(clone / "labcore" / "lab" / "results.py"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LABCORE_RESULTS")
+    monkeypatch.chdir(tmp_path)
+    assert progress.misplaced() == ""
+    saved = clone / "runs" / "results" / "lesson-01.json"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    assert f"but there are in {saved.parent}: give the command in {clone}." in progress.misplaced()
+    monkeypatch.setenv("LABCORE_RESULTS", str(folder))
+    assert progress.misplaced() == ""
 
 
 def test_all_done_points_to_the_report() -> None:

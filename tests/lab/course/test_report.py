@@ -6,6 +6,7 @@ import errno
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -60,10 +61,12 @@ class Balanced(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_without_results_the_page_says_where_to_begin() -> None:
-    page = report.markdown(report.collect())
+@pytest.mark.parametrize("write", [report.markdown, report.html])
+def test_without_results_the_page_says_where_to_begin(write: Callable[[report.Report], str]) -> None:
+    page = write(report.collect())
     assert "Begin lesson 1" in page
     assert page.count("Not begun.") == 8
+    assert re.search(r"Still open: \d+ predictions to lock, \d+ exercises, \d+ hunts\.", page)
 
 
 @pytest.mark.usefixtures("lesson_two")
@@ -73,9 +76,9 @@ def test_everything_saved_stands_on_the_page() -> None:
     assert "| 02.1 | How \\| many? | 17 | 16 passes | 1.06× |" in page
     assert "4× (default)" in page
     assert "2 predictions are numbers that were scored, 1 of them within 2×" in page
-    for row in ("02.1 | Write the loop | right", "02.2 | FLOPs | not right yet", "02.3 | Bytes | open"):
-        assert f"| {row} |" in page
-    assert "| 02.A | The hunt | bug found |" in page
+    states = {"02.1": "right", "02.2": "not right yet", "02.3": "open", "02.A": "bug found", "02.B": "open"}
+    for id, state in states.items():
+        assert re.search(rf"\| {id} \| [^|]{{4,}} \| {state} \|", page)
     assert "81.2" in page
 
 
@@ -99,6 +102,34 @@ def test_a_damaged_file_is_named_on_the_page(folder: Path) -> None:
     assert page.count("Not begun.") == 7
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"value": 1e300, "measured": 1e-300},
+        {"value": 1e300, "measured": 1.0},
+        {"value": -3.0, "measured": 0.0},
+        {"value": None, "measured": "yes"},
+        {"value": [1], "measured": float("nan"), "off_by": "much"},
+    ],
+)
+def test_odd_answers_make_a_page(entry: dict[str, object]) -> None:
+    results = Results("01", machine={"total_memory": "much"})
+    results.record("predictions", "01.1", **entry)
+    results.save()
+    page = report.html(report.collect("\udcff"))
+    assert "01.1" in page
+    assert page.encode()
+
+
+def test_what_is_far_off_stands_at_the_end_of_the_axis() -> None:
+    drawn = error_chart([Point("01.1", 1, 1e9, True), Point("01.2", 1, 0.5, True)])
+    assert "1,000,000,000× too high" in drawn
+    assert "2× too low" in drawn
+    assert drawn.count("<line") == 9  # from 0.0001 to 10,000
+    (far, near) = (float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn))
+    assert near < far < 760
+
+
 def test_the_chart_places_points_by_their_ratio() -> None:
     drawn = error_chart([Point("01.1", 1, 1.0, True), Point("01.2", 1, 10.0, False)])
     truth = re.search(r'<circle cx="([\d.]+)"', drawn)
@@ -119,6 +150,11 @@ def test_command_writes_and_overwrites_nothing_unasked(tmp_path: Path) -> None:
     assert again.exit_code == 2
     assert "report.html is there already" in again.output
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
+    assert CliRunner().invoke(app, ["report", "--force"]).exit_code == 0
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") != before
+    odd = CliRunner().invoke(app, ["report", "--out", "mine.pdf"])
+    assert odd.exit_code == 2
+    assert "mine.pdf ends with neither .html nor .md" in odd.output
     assert CliRunner().invoke(app, ["report", "--out", "mine.md"]).exit_code == 0
     assert (tmp_path / "mine.md").read_text(encoding="utf-8").startswith("# Report")
 
@@ -136,6 +172,20 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(
         saved.write_whole(target, "new")
     assert target.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_may_be_read_by_others_and_results_by_nobody_else(tmp_path: Path) -> None:
+    page, kept = saved.write_whole(tmp_path / "page.html", "page"), Results("01").save()
+    (tmp_path / "plain").touch()
+    assert page.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert kept.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_in_the_way_of_the_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    said = CliRunner().invoke(app, ["report", "--out", "taken/report.html"])
+    assert said.exit_code == 2
+    assert "could not be written" in said.output
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -23,20 +24,79 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
-@pytest.fixture
-def lesson(tmp_path: Path) -> runner.Lesson:
-    """A copy of lesson 2 that may be spoiled."""
-    (original,) = runner.find(["02"])
-    copy = tmp_path / "notebooks" / original.path.name
+def copy_of(original: runner.Lesson, folder: Path) -> runner.Lesson:
+    """A lesson's two files outside of any clone."""
+    copy = folder / "notebooks" / original.path.name
     copy.parent.mkdir()
     shutil.copy(original.path, copy)
     shutil.copy(original.path.with_suffix(".py"), copy.with_suffix(".py"))
     return runner.Lesson(copy)
 
 
-@pytest.mark.parametrize("lesson", runner.lessons(), ids=lambda lesson: lesson.name)
-def test_every_lesson_comes_back_byte_for_byte(lesson: runner.Lesson) -> None:
-    assert notebook_files.dumps(reset.pristine(lesson.path)) == lesson.path.read_text(encoding="utf-8")
+@pytest.fixture
+def lesson(tmp_path: Path) -> runner.Lesson:
+    """A copy of lesson 2 that may be spoiled."""
+    return copy_of(runner.find(["02"])[0], tmp_path)
+
+
+@pytest.fixture
+def committed(lesson: runner.Lesson) -> runner.Lesson:
+    """The same in a clone, or no test where there is no git."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git here")
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "as it came"]):
+        subprocess.run(["git", "-C", str(lesson.path.parent), *words], check=True)
+    return lesson
+
+
+@pytest.mark.parametrize("original", [runner.front_page(), *runner.lessons()], ids=lambda lesson: lesson.name)
+def test_every_page_comes_back_byte_for_byte_without_git(original: runner.Lesson, tmp_path: Path) -> None:
+    lesson = copy_of(original, tmp_path)
+    assert reset.pristine(lesson.path) == original.path.read_text(encoding="utf-8")
+
+
+def test_kept_outputs_that_somebody_changed_come_back_from_git(committed: runner.Lesson) -> None:
+    before = committed.path.read_text(encoding="utf-8")
+    book = nbformat.read(committed.path, as_version=4)
+    kept = [cell for cell in book.cells if notebook_files.KEEP_TAG in cell.metadata.get("tags", [])]
+    kept[0].source, kept[1].outputs = "print(1)", []
+    book.metadata["language_info"]["version"] = "3.99"
+    nbformat.write(book, committed.path)
+    reset.reset([committed], notebooks=True)
+    assert committed.path.read_text(encoding="utf-8") == before
+    committed.path.with_suffix(".py").unlink()
+    committed.path.write_text("gone", encoding="utf-8")
+    reset.reset([committed], notebooks=True)
+    assert committed.path.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("text", ["{half", "[]", "{}", '{"nbformat": 4, "cells": 3}', ""])
+def test_a_damaged_notebook_comes_back_without_outputs_and_is_kept(lesson: runner.Lesson, text: str) -> None:
+    lesson.path.write_text(text, encoding="utf-8")
+    aside, moved = reset.reset([lesson], notebooks=True)
+    assert moved == [lesson.path.name]
+    assert (aside / lesson.path.name).read_text(encoding="utf-8") == text
+    assert notebook_files.disagreements(lesson.path) == []
+
+
+def test_a_deleted_notebook_comes_back(
+    results: Path, lesson: runner.Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "notebooks_dir", lambda: lesson.path.parent)
+    lesson.path.unlink()
+    assert [found.path for found in reset.resettable()] == [lesson.path]
+    assert reset.reset(reset.resettable(), notebooks=True)[1] == []
+    assert notebook_files.disagreements(lesson.path) == []
+    assert not results.exists()
+
+
+def test_without_script_and_git_nothing_moves(results: Path, lesson: runner.Lesson) -> None:
+    Results("02").save()
+    lesson.path.with_suffix(".py").unlink()
+    with pytest.raises(LessonError, match=r"02_two_steps\.py beside it is gone and there is no git"):
+        reset.reset([lesson], notebooks=True)
+    assert [path.name for path in results.iterdir()] == ["lesson-02.json"]
 
 
 def test_results_move_aside_and_nothing_is_lost(results: Path) -> None:
@@ -101,7 +161,8 @@ def test_command_asks_first(results: Path) -> None:
     assert said.exit_code == 1
     assert (results / "lesson-01.json").exists()
     done = CliRunner().invoke(app, ["lessons", "reset", "1", "--yes"])
-    assert "1 files were put into" in done.output
+    assert "Put aside into" in done.output
+    assert "lesson-01.json. If one of these" in " ".join(done.output.split())
     assert "as new" in CliRunner().invoke(app, ["lessons", "reset", "--all", "--yes"]).output
 
 
