@@ -4,6 +4,7 @@
 #   make test             every check: lint, types, floors, unit tests, lessons, browser
 #   make check            the quick part of them, under 3 minutes
 #   make lessons          execute all lessons into runs/                                 (MODE=solution SCALE=full)
+#   make site             execute all lessons and write them as pages into site/
 #   make notebooks        rebuild notebooks/*.ipynb from the scripts beside them
 #   make model            train the embedded models again
 #   make clean            remove .venv and caches; runs/ (your results) stays
@@ -14,7 +15,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help lab test check lint lessons notebooks model clean
+.PHONY: help lab test check lint lessons site notebooks model clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -35,7 +36,7 @@ PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; d
 TORCH = $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo 'torch>=2.9' || echo 'torch==2.13.0')
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,12p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,13p' Makefile
 
 $(RUN):
 	@test -n "$(PYTHON)" || { echo "labcore needs Python 3.11 or later and found $$(python3 --version 2>&1 || true); \
@@ -79,6 +80,9 @@ check: lint
 
 lessons: $(LAB)
 	$(RUN) -m labcore.cli lessons run --all --mode $(MODE) --scale $(SCALE) --out runs
+
+site: $(LAB)
+	@$(RUN) -m labcore.cli site
 
 notebooks: $(TEST)
 	$(RUN) -m labcore.cli lessons sync

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import plotly.graph_objects as go
 
@@ -22,8 +22,11 @@ _COLORS = {
 _DASHES = {"done": "solid", "begun": "dash", "not begun": "dot", "file damaged": "dashdot"}
 
 
-def course_map(lessons: Sequence[Progress]) -> go.Figure:
-    """A box for each lesson, to the right of all that it builds on; arrows say on which."""
+def course_map(lessons: Sequence[Progress], *, states: bool = True) -> go.Figure:
+    """A box for each lesson, to the right of all that it builds on; arrows say on which.
+
+    states: say how far the learner is; a page for everybody has no learner.
+    """
     places = layout([entry.outline for entry in lessons])
     made = theme.figure("The map of the lessons: an arrow says which comes before", height=360)
     columns, rows = (max(place[axis] for place in places.values()) for axis in (0, 1))
@@ -31,8 +34,8 @@ def course_map(lessons: Sequence[Progress]) -> go.Figure:
     made.update_yaxes(visible=False, range=[-rows * _GAP_Y - 0.15, _HEIGHT + 0.1], fixedrange=True)
     made.update_layout(margin={"l": 8, "r": 8, "t": 48, "b": 8})
     for entry in lessons:
-        _box(made, entry, places[entry.outline.number])
-        for before in entry.outline.prerequisites:
+        _box(made, entry, places[entry.outline.number], states)
+        for before in _shown(entry.outline, places):
             _arrow(made, places[before], places[entry.outline.number])
     corner = {"x": [0], "y": [0], "mode": "markers", "marker": {"opacity": 0}}
     made.add_trace(go.Scatter(**corner, hoverinfo="skip", showlegend=False))  # axes need a trace to stand on
@@ -44,8 +47,9 @@ def layout(outlines: Sequence[Outline]) -> dict[str, tuple[int, int]]:
     columns: dict[str, int] = {}
     places: dict[str, tuple[int, int]] = {}
     for outline in outlines:
-        column = 1 + max((columns[before] for before in outline.prerequisites), default=-1)
-        row = places[outline.prerequisites[0]][1] if outline.prerequisites else 0
+        before = _shown(outline, columns)
+        column = 1 + max((columns[number] for number in before), default=-1)
+        row = places[before[0]][1] if before else 0
         while (column, row) in places.values():
             row += 1
         columns[outline.number] = column
@@ -53,27 +57,33 @@ def layout(outlines: Sequence[Outline]) -> dict[str, tuple[int, int]]:
     return places
 
 
+def _shown(outline: Outline, known: Container[str]) -> list[str]:
+    """The lessons that it builds on, of those that are on the map; a class may take some only."""
+    return [number for number in outline.prerequisites if number in known]
+
+
 def _corner(place: tuple[int, int]) -> tuple[float, float]:
     """Left and bottom of a box."""
     return place[0] * _GAP_X, -place[1] * _GAP_Y
 
 
-def _box(made: go.Figure, entry: Progress, place: tuple[int, int]) -> None:
+def _box(made: go.Figure, entry: Progress, place: tuple[int, int], states: bool) -> None:
     x, y = _corner(place)
-    color = _COLORS[entry.state]
+    color, dash = (_COLORS[entry.state], _DASHES[entry.state]) if states else (theme.BLUE, "solid")
     made.add_shape(
         type="rect", x0=x, y0=y, x1=x + _WIDTH, y1=y + _HEIGHT,
-        line={"color": color, "width": 2.5, "dash": _DASHES[entry.state]}, fillcolor="#FFFFFF",
+        line={"color": color, "width": 2.5, "dash": dash}, fillcolor="#FFFFFF",
     )  # fmt: skip
+    state = f"<br>{_SIGNS[entry.state]}" if states else ""
     number, title = int(entry.outline.number), _wrapped(entry.outline.title)
     made.add_annotation(
         x=x + _WIDTH / 2, y=y + _HEIGHT / 2, showarrow=False, align="center",
-        text=f"<b>{number}</b> · {entry.outline.minutes} min<br>{_SIGNS[entry.state]}<br>{title}",
+        text=f"<b>{number}</b> · {entry.outline.minutes} min{state}<br>{title}",
         font={"size": 11.5, "color": theme.INK},
     )  # fmt: skip
 
 
-def _wrapped(title: str, width: int = 19) -> str:
+def _wrapped(title: str, width: int = 18) -> str:
     """A title on as many lines as it needs."""
     lines = [""]
     for word in title.split():

@@ -1,0 +1,1 @@
+"""The static edition: all lessons as pages that need no kernel and no network."""
