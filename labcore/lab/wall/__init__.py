@@ -1,0 +1,1 @@
+"""The class wall: what learners agreed to share, on one page, live."""

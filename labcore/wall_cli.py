@@ -1,0 +1,110 @@
+"""`labcore wall …`: share what you found, collect what a class found, and show it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The class wall: share results, collect and show them.")
+
+_To = Annotated[str, typer.Option(help="A class folder, or a collector's address.")]
+_Code = Annotated[str, typer.Option(help="The class code, where the collector asks for one.")]
+
+
+@app.command()
+def share(
+    to: _To,
+    name: Annotated[str, typer.Option(help="Shown on the wall; none: you are a number.")] = "",
+    code: _Code = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Show exactly what would be shared, ask, and share it. Sharing again replaces it."""
+    from labcore.lab.wall import share as sharing
+    from labcore.lab.wall.entry import as_text, make_entry
+
+    entry = make_entry(name)
+    print(as_text(entry))
+    if not yes:
+        typer.confirm(f"Share this, and nothing else, with {to}?", abort=True)
+    sharing.share(entry, to, code)
+    print(f"Shared with {to}. To take it back: labcore wall withdraw --to {to}")
+
+
+@app.command()
+def withdraw(to: _To, code: _Code = "") -> None:
+    """Take what this machine shared off the wall."""
+    from labcore.lab.wall import share as sharing
+
+    gone = sharing.withdraw(to, code)
+    print("Taken off the wall." if gone else f"There was nothing of this machine at {to}.")
+
+
+@app.command()
+def collect(
+    folder: Annotated[Path, typer.Option(help="Where entries are kept.")] = Path("class"),
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: the whole room.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8400,
+    code: Annotated[str, typer.Option(help="A class code that sharing asks for.")] = "",
+) -> None:
+    """Collect entries over HTTP and show the wall at the same address, until Ctrl-C."""
+    from labcore.errors import LessonError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LessonError(f"{folder} cannot be made ({error.strerror}); choose another --folder.") from None
+    _serve(folder, host, port, code, invite=True)
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="A class folder.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any.")] = 0,
+    static: Annotated[Path | None, typer.Option(help="Write the wall as one HTML file instead.")] = None,
+) -> None:
+    """Show the wall of a class folder on this machine, live; or write it as a file."""
+    from labcore.lab.results import write_whole
+    from labcore.lab.wall.folder import Folder
+    from labcore.lab.wall.page import page_html, wall_data
+
+    entries, faults = Folder(folder).entries()
+    if static is None:
+        _serve(folder, "127.0.0.1", port, "", invite=False)
+        return
+    write_whole(static, page_html("", wall_data(entries, faults)))
+    print(f"{static}: {len(entries)} learners, on one page that needs no network.")
+
+
+def _serve(folder: Path, host: str, port: int, code: str, *, invite: bool) -> None:
+    """The collector over a folder, with its address and how to share."""
+    import uvicorn
+
+    from labcore.lab.wall.collector import create_app
+    from labcore.lab.wall.folder import Folder
+    from labcore.lab.wall.page import how_to_share
+    from labcore.serving.server import bind
+
+    with bind(host, port) as sock:
+        address = f"http://{_reachable(host)}:{sock.getsockname()[1]}"
+        to = address if invite else str(folder.resolve())
+        how = how_to_share(to, code)
+        print(f"The wall: {address}\nTo share: {how}")
+        if not invite:
+            print("Anybody who may write into that folder shares; Ctrl-C ends this page.")
+        app = create_app(Folder(folder), code, how)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[sock])
+
+
+def _reachable(host: str) -> str:
+    """The address that others in the room use for this machine."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # a documentation address: nothing is sent, a route is chosen
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
