@@ -23,7 +23,9 @@ except ModuleNotFoundError as missing:  # installed without the extra: the scrip
     )
 
 from labcore.bench.cli import app as bench_app
+from labcore.compare_cli import compare
 from labcore.forecast_cli import forecast
+from labcore.kit_cli import app as kit_app
 from labcore.lessons_cli import app as lessons_app
 from labcore.load_test_cli import load_test
 from labcore.plan_cli import plan
@@ -32,6 +34,8 @@ from labcore.report_cli import report
 from labcore.roofs_cli import roofs
 from labcore.serve_cli import serve
 from labcore.simulate_cli import simulate
+from labcore.site_cli import site
+from labcore.wall_cli import app as wall_app
 
 if TYPE_CHECKING:
     from labcore.generation import Output
@@ -60,10 +64,14 @@ class LabGroup(TyperGroup):
 app = typer.Typer(cls=LabGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.add_typer(lessons_app, name="lessons")
 app.add_typer(bench_app, name="bench")
+app.add_typer(wall_app, name="wall")
+app.add_typer(kit_app, name="kit")
 app.command()(plan)
 app.command()(forecast)
 app.command()(roofs)
 app.command()(report)
+app.command()(site)
+app.command()(compare)
 app.command()(profile)
 app.command()(serve)
 app.command("load-test")(load_test)

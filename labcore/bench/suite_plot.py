@@ -16,6 +16,7 @@ from labcore.errors import LabError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+TITLE = "labcore beside its peers and what the machine allows"
 CEILING = "what the machine allows"
 EDGE = 0.02  # of a factor of ten: room for the points at the ends of an axis
 # Pixels: of a line of points, of a panel beside its lines, between two panels, above and below all of them,
@@ -23,10 +24,11 @@ EDGE = 0.02  # of a factor of ten: room for the points at the ends of an axis
 LINE, FRAME, GAP, ABOVE, BELOW, LEGEND_LINE, ENGINES = 24, 30, 100, 100, 60, 28, 4
 
 
-def suite_figure(rows: Sequence[Row]) -> go.Figure:
+def suite_figure(rows: Sequence[Row], *, title: str = TITLE, a_line: int = ENGINES) -> go.Figure:
     """A panel for each section, a line for each thing measured, a point for each engine; logarithmic.
 
-    Raises LabError where plotly is not installed, and where there are no rows.
+    a_line: how many engines' names a line of the legend holds. Raises LabError where plotly is not installed,
+    and where there are no rows.
     """
     theme, make_subplots = _plotting()
     if not rows:
@@ -41,13 +43,10 @@ def suite_figure(rows: Sequence[Row]) -> go.Figure:
     looks = _looks([row.engine for row in rows], theme)
     for place, panel in enumerate(panels, start=1):
         _draw(made, place, [row for row in rows if (row.section, row.unit) == panel], looks, theme)
-    above = ABOVE + LEGEND_LINE * (1 + len(looks) // ENGINES)
+    above = ABOVE + LEGEND_LINE * (1 + len(looks) // a_line)
     made.update_layout(
         template=theme.template(), height=area + above + BELOW, margin={"t": above, "b": BELOW},
-        title={
-            "text": "labcore beside its peers and what the machine allows",
-            "y": 1, "yanchor": "top", "pad": {"t": 16},
-        },
+        title={"text": title, "y": 1, "yanchor": "top", "pad": {"t": 16}},
         legend={"y": 1 + 36 / area},
     )  # fmt: skip
     return made
@@ -85,9 +84,15 @@ def _lines(rows: Sequence[Row], panel: tuple[str, str]) -> list[str]:
 
 
 def _title(rows: Sequence[Row], panel: tuple[str, str]) -> str:
-    section, unit = panel
     better = next(row.higher_is_better for row in rows if (row.section, row.unit) == panel)
-    return f"{section}: {unit}, {'higher' if better else 'lower'} is better"
+    return panel_title(*panel, better)
+
+
+def panel_title(section: str, unit: str, higher_is_better: bool | None) -> str:
+    """ "decode: tokens/s, higher is better"."""
+    better = {True: "higher is better", False: "lower is better", None: ""}[higher_is_better]
+    told = ", ".join(filter(None, (unit, better)))
+    return f"{section}: {told}" if told else section
 
 
 def _looks(engines: Sequence[str], theme: Any) -> dict[str, tuple[str, str]]:
@@ -126,7 +131,12 @@ def _draw(
 
 
 def _axis(values: Sequence[float], theme: Any) -> dict[str, Any]:
-    """Logarithmic, from a labelled number to a labelled number, however near to each other the values are."""
+    """Logarithmic, from a labelled number to a labelled number, however near to each other the values are.
+
+    A value of 0 or below has no logarithm: such an axis is even.
+    """
+    if min(values) <= 0:
+        return {}
     ticks = theme.log_ticks(values)
     low = max(mark for mark in ticks["tickvals"] if mark <= min(values))
     high = min(mark for mark in ticks["tickvals"] if mark >= max(values))

@@ -17,9 +17,9 @@ RATE, MICRO, MILLI = "tokens/s", "µs", "ms"
 class Row:
     """One number. section, what and engine together name it.
 
-    higher_is_better: of the value. ceiling: the best value that the machine allows, in the value's unit; None
-    where none is known. ceiling_share: what was reached of it, at most 1 but for noise. ours_over: how many
-    times as fast ours is as this engine, on the same work; None for engines of our own.
+    higher_is_better: of the value; None where neither is. ceiling: the best value that the machine allows, in
+    the value's unit; None where none is known. ceiling_share: what was reached of it, at most 1 but for
+    noise. ours_over: how many times as fast ours is as this engine, on the same work; None for engines of our own.
     """
 
     section: str
@@ -27,7 +27,7 @@ class Row:
     engine: str
     value: float
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     ceiling: float | None = None
     ceiling_share: float | None = None
     ours_over: float | None = None
