@@ -19,7 +19,7 @@ class Row:
 
     higher_is_better: of the value; None where neither is. ceiling: the best value that the machine allows, in
     the value's unit; None where none is known. ceiling_share: what was reached of it, at most 1 but for
-    noise. ours_over: how many times as fast ours is as this engine, on the same work; None for engines of our own.
+    noise. ours_over: how many times as fast ours is as this engine, on the same work; None for our own.
     """
 
     section: str
