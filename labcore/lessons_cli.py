@@ -32,6 +32,8 @@ def list_lessons() -> None:
     for entry in progress.of_course():
         outline = entry.outline
         print(f"{outline.number}  {outline.title}  ({outline.minutes} min, {entry.state})")
+    if hint := progress.misplaced():
+        print(hint)
 
 
 @app.command("run")
@@ -121,22 +123,26 @@ def sync_lessons(
 def reset_lessons(
     names: Annotated[list[str] | None, typer.Argument(help="Numbers or names, such as 01 2.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Reset every lesson.")] = False,
-    notebook: Annotated[bool, typer.Option("--notebook", help="Restore the notebooks as well.")] = False,
+    notebook: Annotated[
+        bool, typer.Option("--notebook", help="Restore the notebooks as well, with --all the front page too.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Begin lessons anew: your answers and measurements are put aside, and nothing is deleted."""
     from labcore.lab import runner
-    from labcore.lab.course import reset
+    from labcore.lab.course import progress, reset
 
     if bool(names) == all_:
         raise typer.BadParameter("name the lessons to reset, such as 02, or give --all.")
-    chosen = runner.find(names) if names else runner.lessons()
-    what = "results and notebooks" if notebook else "results"
+    known = reset.resettable(notebooks=notebook)
+    chosen = runner.find(names, known) if names else known
     if not yes:
+        what = "results and notebooks" if notebook else "results"
         titles = ", ".join(lesson.number for lesson in chosen)
-        typer.confirm(f"Put the {what} of lessons {titles} aside and begin them anew?", abort=True)
+        typer.confirm(f"Put the {what} of {titles} aside and begin anew?", abort=True)
     aside, moved = reset.reset(chosen, notebooks=notebook)
     if moved:
-        print(f"{len(moved)} files were put into {aside}: {', '.join(moved)}.")
+        print(f"Put aside into {aside}: {', '.join(moved)}.")
+        print("If one of these lessons is open, close its tab, restart its kernel, and open it again.")
     else:
-        print("There was nothing to put aside; these lessons are as new.")
+        print(progress.misplaced() or "There was nothing to put aside; these lessons are as new.")

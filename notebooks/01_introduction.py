@@ -20,6 +20,9 @@
 # Nothing here is canned: each number comes from an engine, a cost model or a measurement that runs when you
 # run the cell. *Run → Run All Cells* works at any time; the boxes with a lock ask you to guess first, and
 # are worth it.
+#
+# Minutes count reading, running and the exercises marked ●●●. The other exercises and the hunts are for
+# whoever is ahead, or for home.
 
 # %% tags=["parameters"]
 MODEL: str = "story"  # "story", a folder, a Hub id "owner/name", or "shape:NAME" (random weights)
@@ -44,7 +47,7 @@ opening = lab.watch(model, "Once upon a time", temperature=0.7, seed=SEED, numbe
 # %% [markdown]
 # ## Part 1 · Three numbers of a stream
 #
-# *8 minutes*
+# *10 minutes*
 #
 # **Know.** A user of a chatbot waits twice. First for anything at all: the **time to first token, TTFT**.
 # Then for each further token: the mean of those gaps is the **time per output token, TPOT**. An answer of
@@ -143,7 +146,7 @@ def stream_metrics(step_seconds):
 # %% [markdown]
 # ## Part 2 · Two kinds of steps, and a map
 #
-# *9 minutes*
+# *4 minutes*
 #
 # **Know.** The first step is another kind of work than all later ones. **Prefill** takes the whole prompt
 # at once, as a matrix of shape `(1, p)`, and gives token 1. Each **decode** step takes one token, shape
@@ -210,7 +213,7 @@ lab.text_table(
 # %% [markdown]
 # ## Part 3 · A batch shares the step
 #
-# *10 minutes*
+# *11 minutes*
 #
 # **Know.** If a decode step spends its time on reading weights, a second user's token can ride along for
 # little more: the weights are read once for both. Only the cache is each user's own.
@@ -286,7 +289,7 @@ lab.check("01.4", largest_batch)
 # %% [markdown]
 # ## Part 4 · The napkin
 #
-# *12 minutes*
+# *14 minutes*
 #
 # **Know.** A step cannot end before its bytes are read and its arithmetic is done. Bytes over bandwidth and
 # FLOPs over FLOP/s are the two **roofs**, and on the back of a napkin they bound any deployment from below.

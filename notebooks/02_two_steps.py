@@ -20,10 +20,13 @@
 #
 # | part | question | minutes |
 # |---|---|---|
-# | 1 | What goes into the network, and what comes out? | 10 |
-# | 2 | Why is the first token late? | 11 |
-# | 3 | What makes the two phases different? | 9 |
-# | 4 | Who chooses the next token? | 10 |
+# | 1 | What goes into the network, and what comes out? | 13 |
+# | 2 | Why is the first token late? | 17 |
+# | 3 | What makes the two phases different? | 4 |
+# | 4 | Who chooses the next token? | 6 |
+#
+# Minutes count reading, running and the exercises marked ●●●. The other exercises and the hunts are for
+# whoever is ahead, or for home.
 
 # %% tags=["parameters"]
 MODEL: str = "story"  # "story", a folder, a Hub id "owner/name", or "shape:NAME" (random weights)
@@ -46,7 +49,7 @@ prompt = lab.prompt_for(model, opening)
 # %% [markdown]
 # ## Part 1 · One pass, one token
 #
-# *10 minutes*
+# *13 minutes*
 #
 # **Know.** The network does one thing: a row of tokens goes in, and for the token that would come next, a
 # score for every word of its vocabulary comes out (a *logit* each). Generation is that thing in a loop.
@@ -82,7 +85,7 @@ lab.score("02.1", measured=len(out.trace.steps), unit="passes")
 
 # %% [markdown]
 # **See.** Walk through it with *Next*, *Previous* or the slider. In the row of tokens, what is framed in
-# blue was fed in this step, dotted tokens were not computed again, and the green one is what the step
+# blue was fed in this step, dotted tokens were not computed again, and the dashed green one is what the step
 # chose. In the attention map grey means *not computed in this step*. At step 0 a whole triangle is
 # computed; from step 1 on, one row.
 
@@ -132,7 +135,7 @@ lab.check("02.1", write)
 # %% [markdown]
 # ## Part 2 · Why the first token is late
 #
-# *11 minutes*
+# *17 minutes*
 #
 # **Know.** The prompt goes through the network at once, as a matrix; each later token alone, as a vector.
 # Either way every weight is read once. A matrix product over 256 rows does 256 times the arithmetic of one
@@ -174,7 +177,11 @@ writing = lab.sweep_decode(model, output_lengths=lengths, roofs=session.roofs)
 lab.show(lab.both_phases_figure(reading, writing), writing.finding(), writing.rows())
 
 # %%
-lab.show(lab.phase_shares(reading, writing), lab.phases_finding(reading, writing))
+lab.show(
+    lab.phase_shares(reading, writing),
+    lab.phases_finding(reading, writing),
+    lab.phases_rows(reading, writing),
+)
 
 # %% [markdown]
 # **Explain.** The sentence above is the whole point: as many positions, the same weights, about as many
@@ -241,7 +248,7 @@ lab.text_table(lab.crossing_rows(["a10", "l4", "a100-80gb-sxm", "h100-sxm", "h20
 # %% [markdown]
 # ## Part 3 · The cache is what splits them
 #
-# *9 minutes*
+# *4 minutes*
 #
 # **Know.** Nothing in the network knows of phases. Each step computes the positions that the cache does not
 # hold. With a cache that is the prompt once and one position ever after. With none it is everything, every
@@ -342,7 +349,7 @@ def begin(self, n: int) -> Tensor:
 # %% [markdown]
 # ## Part 4 · Which token next
 #
-# *10 minutes*
+# *6 minutes*
 #
 # **Know.** The network ends in logits. Choosing is ours, and costs next to nothing. **Greedy** takes the
 # best. **Sampling** draws: divide the logits by a *temperature*, turn them into probabilities, then cut

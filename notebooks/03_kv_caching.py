@@ -20,9 +20,12 @@
 # | part | question | minutes |
 # |---|---|---|
 # | 1 | What is computed again and again? | 10 |
-# | 2 | Why is it allowed to keep the old results? | 10 |
-# | 3 | What does the cache save? | 10 |
-# | 4 | What does it cost? | 10 |
+# | 2 | Why is it allowed to keep the old results? | 3 |
+# | 3 | What does the cache save? | 5 |
+# | 4 | What does it cost? | 8 |
+#
+# Minutes count reading, running and the exercises marked ●●●. The other exercises and the hunts are for
+# whoever is ahead, or for home.
 
 # %% tags=["parameters"]
 MODEL: str = "story"  # "story", a folder, a Hub id "owner/name", or "shape:NAME" (random weights)
@@ -114,7 +117,7 @@ lab.text_table(lab.count_positions(model, [(8, 3), (10, 50)]))
 # %% [markdown]
 # ## Part 2 · Why it is allowed
 #
-# *10 minutes*
+# *3 minutes*
 #
 # **Know.** A cached key is a fact about a position, computed when the text ended there. It may be used
 # later only if the rest of the text, which did not exist yet, would not have changed it. In this
@@ -189,7 +192,7 @@ def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: AttendingCache) ->
 # %% [markdown]
 # ## Part 3 · What it saves
 #
-# *10 minutes*
+# *5 minutes*
 #
 # **Know.** Without a cache the next token of a text of *t* tokens takes a pass over all of them. With
 # one it takes a pass over one position, which reads every weight, and the keys and values of the
@@ -282,7 +285,7 @@ suspicion = lab.predict(
 # %% [markdown]
 # ## Part 4 · What it costs
 #
-# *10 minutes*
+# *8 minutes*
 #
 # **Know.** The cache is paid for in memory: per token, in each layer, a key and a value for every KV head.
 #

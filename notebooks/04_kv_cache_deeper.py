@@ -20,10 +20,13 @@
 #
 # | part | question | minutes |
 # |---|---|---|
-# | 1 | Where does the memory go? | 10 |
-# | 2 | What do shared heads save? | 8 |
-# | 3 | What may be forgotten, what may be rounded? | 12 |
-# | 4 | Why blocks? | 10 |
+# | 1 | Where does the memory go? | 11 |
+# | 2 | What do shared heads save? | 3 |
+# | 3 | What may be forgotten, what may be rounded? | 10 |
+# | 4 | Why blocks? | 5 |
+#
+# Minutes count reading, running and the exercises marked ●●●. The other exercises and the hunts are for
+# whoever is ahead, or for home.
 
 # %% tags=["parameters"]
 MODEL: str = "story"  # "story", a folder, a Hub id "owner/name", or "shape:NAME" (random weights)
@@ -47,7 +50,7 @@ a10 = labcore.catalog.gpu("a10")
 # %% [markdown]
 # ## Part 1 · Memory Tetris
 #
-# *10 minutes*
+# *11 minutes*
 #
 # **Know.** A GPU's memory holds the weights once, and a strip of cache for every request. How long a strip
 # gets, nobody knows when the request comes in.
@@ -74,7 +77,7 @@ lab.score("04.1", measured=memory.largest_batch(paper))
 # %% [markdown]
 # **See.** Stack requests until they hit the dotted line. Then change how the cache is kept: reserve the
 # whole context for each request, as servers did; cut it into blocks; let requests share their first
-# half. Orange is memory that is taken and holds nothing.
+# half. Crossed orange is memory that is taken and holds nothing.
 
 # %%
 lab.memory_tetris("llama-2-7b", "a10")
@@ -133,7 +136,7 @@ lab.check("04.1", sequences)
 # %% [markdown]
 # ## Part 2 · Fewer heads
 #
-# *8 minutes*
+# *3 minutes*
 #
 # **Know.** Every query head needs keys and values to look at, but not its own. With **multi-head
 # attention** (MHA) each has its own; with **grouped-query attention** (GQA) a few share one KV head;
@@ -179,7 +182,7 @@ lab.show(lab.heads_figure(experiment), experiment.finding(), experiment.rows())
 # %% [markdown]
 # ## Part 3 · Forget, or round
 #
-# *12 minutes*
+# *10 minutes*
 #
 # **Know.** A trained model's cache can still be made smaller, in two ways. *Forget* tokens: a **sliding
 # window** keeps the newest; **attention sinks** keep the first four as well; **heavy hitters** keep the
@@ -242,7 +245,7 @@ lab.show(lab.pareto_figure(found), lab.quality_finding(found), lab.quality_rows(
 forgetful = [
     one for one in found if "budget" in one.cache or "window" in one.cache or one.cache == "contiguous"
 ]
-lab.show(lab.distance_figure(forgetful), "Where each policy's memory ends.")
+lab.show(lab.distance_figure(forgetful), lab.distance_finding(forgetful), lab.distance_rows(forgetful))
 
 # %% [markdown]
 # **Explain.** Rounding and forgetting fail in different ways. Rounding loses a little everywhere, and
@@ -349,7 +352,7 @@ def window_mask(queries: Tensor, keys: Tensor, window: int) -> Tensor:
 # %% [markdown]
 # ## Part 4 · Blocks
 #
-# *10 minutes*
+# *5 minutes*
 #
 # **Know.** Reserving the longest possible strip for each request wastes most of it. A **paged** cache takes
 # memory in blocks of a few positions, one at a time, and keeps a **block table** per sequence: block 7,

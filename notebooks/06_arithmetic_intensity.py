@@ -20,10 +20,13 @@
 #
 # | part | question | minutes |
 # |---|---|---|
-# | 1 | What can this machine do? | 8 |
-# | 2 | Where does each operation lie? | 12 |
-# | 3 | How good is the prediction, and what does it miss? | 10 |
-# | 4 | How many at once? | 10 |
+# | 1 | What can this machine do? | 5 |
+# | 2 | Where does each operation lie? | 15 |
+# | 3 | How good is the prediction, and what does it miss? | 11 |
+# | 4 | How many at once? | 7 |
+#
+# Minutes count reading, running and the exercises marked ●●●. The other exercises and the hunts are for
+# whoever is ahead, or for home.
 
 # %% tags=["parameters"]
 MODEL: str = "story"  # "story", a folder, a Hub id "owner/name", or "shape:NAME" (random weights)
@@ -46,7 +49,7 @@ a100 = labcore.catalog.gpu("a100-80gb-sxm")
 # %% [markdown]
 # ## Part 1 · Two roofs
 #
-# *8 minutes*
+# *5 minutes*
 #
 # **Know.** A data sheet states peaks that no program reaches. The roofs that count are those one can reach:
 # the best matrix product over a scan of shapes, the best way of reading memory. Each of them depends: on the
@@ -101,7 +104,7 @@ lab.text_table(lab.gpu_rows())
 # %% [markdown]
 # ## Part 2 · Every operation on one picture
 #
-# *12 minutes*
+# *15 minutes*
 #
 # **Know.** A linear layer over $n$ rows reads its matrix once and uses it $n$ times: its FLOP per byte grow
 # with the rows. Attention in decode reads every sequence's own cache: its FLOP per byte do not grow with the
@@ -216,7 +219,7 @@ def linear_costs(inputs: int, outputs: int, rows: int, dtype: object = "float16"
 # %% [markdown]
 # ## Part 3 · What the prediction misses
 #
-# *10 minutes*
+# *11 minutes*
 #
 # **Know.** A published estimator, the weights' bytes over the bandwidth and no more, promises 1.4 to 1.9
 # times the tokens per second that servers reach. Between such a napkin and the clock lie three things:
@@ -291,7 +294,7 @@ lab.text_table(lab.pod_rows())
 # %% [markdown]
 # ## Part 4 · How many at once
 #
-# *10 minutes*
+# *7 minutes*
 #
 # **Know.** Every further sequence of a batch shares the reading of the weights. So throughput grows with the
 # batch, and latency grows less, until arithmetic or the caches take over, or memory is full: the **memory
@@ -316,7 +319,7 @@ alone, *_, last = (row for row in forecast.pareto(llama, a100, context=1024, dty
 lab.score("06.4", measured=last.tokens_per_s / alone.tokens_per_s)
 
 # %% [markdown]
-# **See.** Each point is a batch. Red ones lie beyond the wall: what it would do, were there memory. The
+# **See.** Each point is a batch. Red crosses lie beyond the wall: what it would do, were there memory. The
 # second picture shows what the step is made of. Try a model with fewer KV heads, or this machine.
 
 # %%

@@ -20,10 +20,13 @@
 #
 # | part | question | minutes |
 # |---|---|---|
-# | 1 | What is lost by rounding? | 12 |
-# | 2 | What does careful rounding save? | 10 |
-# | 3 | What does one large number break? | 8 |
-# | 4 | Fewer bytes: faster? | 10 |
+# | 1 | What is lost by rounding? | 15 |
+# | 2 | What does careful rounding save? | 7 |
+# | 3 | What does one large number break? | 10 |
+# | 4 | Fewer bytes: faster? | 7 |
+#
+# Minutes count reading, running and the exercises marked ●●●. The other exercises and the hunts are for
+# whoever is ahead, or for home.
 
 # %% tags=["parameters"]
 MODEL: str = "story"  # "story", a folder, a Hub id "owner/name", or "shape:NAME" (random weights)
@@ -46,7 +49,7 @@ subject = session.model if MODEL == SHAPE else labcore.load(SHAPE, device=sessio
 # %% [markdown]
 # ## Part 1 · A grid over the weights
 #
-# *12 minutes*
+# *15 minutes*
 #
 # **Know.** Quantizing lays a grid over numbers and keeps, for each of them, the number of the nearest line.
 # With $b$ bits there are $2^b$ lines. What stretches the grid is its **scale**; whatever shares a scale
@@ -185,7 +188,7 @@ def apply_grid(q: Tensor, scale: Tensor, zero: Tensor | None = None, offset: Ten
 # %% [markdown]
 # ## Part 2 · Rounding with care
 #
-# *10 minutes*
+# *7 minutes*
 #
 # **Know.** Rounding to nearest looks at weights one by one. Better methods look at what the weights will
 # **meet**: a few dozen texts go through the model once, and each layer sees which of its inputs are large
@@ -279,7 +282,7 @@ lab.check("07.6", push_on)
 # %% [markdown]
 # ## Part 3 · The outlier
 #
-# *8 minutes*
+# *10 minutes*
 #
 # **Know.** To multiply in 8 bits, activations have to be rounded too. From some billion parameters on,
 # models grow a few channels whose activations are a hundred times as large as all others: outliers. Ours
@@ -367,7 +370,7 @@ lab.check("07.4", smooth)
 # %% [markdown]
 # ## Part 4 · Fewer bytes: faster?
 #
-# *10 minutes*
+# *7 minutes*
 #
 # **Know.** Decode waits for weights to arrive, so fewer bytes are fewer milliseconds, if the kernel that
 # turns codes back into numbers keeps up. Prefill and large batches wait for arithmetic: narrower weights
@@ -447,7 +450,7 @@ lab.text_table(lab.golden_steps())
 lab.text_table(lab.cache_rows(teller, ("int8", "int4"), ("contiguous", "int8", "kivi2")))
 
 # %% [markdown]
-# **Exercise 07.5** · ★★☆ · importance ●●● · 5 min. The ideal decode step in seconds with weights of so many
+# **Exercise 07.5** · ★★☆ · importance ●●○ · 5 min. The ideal decode step in seconds with weights of so many
 # effective `bits`; arithmetic runs at `peak_flops` whatever the bits, and caches stay as they are.
 
 

@@ -21,10 +21,13 @@
 #
 # | part | question | minutes |
 # |---|---|---|
-# | 1 | Who may join a batch, and when? | 12 |
-# | 2 | What else fits into a step? | 12 |
-# | 3 | What happens when too many come? | 7 |
-# | 4 | How many machines does a load need? | 9 |
+# | 1 | Who may join a batch, and when? | 15 |
+# | 2 | What else fits into a step? | 6 |
+# | 3 | What happens when too many come? | 11 |
+# | 4 | How many machines does a load need? | 7 |
+#
+# Minutes count reading, running and the exercises marked ●●●. The other exercises and the hunts are for
+# whoever is ahead, or for home.
 
 # %% tags=["parameters"]
 MODEL: str = "story"  # "story", a folder, a Hub id "owner/name", or "shape:NAME" (random weights)
@@ -44,7 +47,7 @@ LENGTHS = {"prompt": 32, "output": 24}  # tokens in the mean; most are shorter, 
 # %% [markdown]
 # ## Part 1 · Four generations of servers
 #
-# *12 minutes*
+# *15 minutes*
 #
 # **Know.** *One by one*: the next request starts when the one before is over. *Static*: batches of eight;
 # the next starts when the longest answer of the one before is over. *Dynamic*: the same, but a batch that
@@ -82,7 +85,7 @@ static, continuous = (runs[name].summary for name in ("static", "continuous"))
 lab.score("08.1", measured=continuous.output_tokens_per_s / static.output_tokens_per_s)
 
 # %% [markdown]
-# **See.** A line for each request, in the order in which they came. Grey waits at the door; red is the
+# **See.** A line for each request, in the order they came in. Grey waits at the door; striped red is the
 # place of somebody who is over, computed on and on because the batch has not ended. All four share one time
 # axis.
 
@@ -132,7 +135,7 @@ lab.text_table(lab.most_rows())
 lab.finding(lab.scheduling_finding(lengths))
 
 # %% [markdown]
-# **Exercise 08.1** · ★☆☆ · importance ●●● · 4 min. Of the rows that a static batch computes, the share that
+# **Exercise 08.1** · ★☆☆ · importance ●●○ · 4 min. Of the rows that a static batch computes, the share that
 # is of use to somebody who still wants tokens.
 
 
@@ -179,7 +182,7 @@ lab.check("08.5", goodput)
 # %% [markdown]
 # ## Part 2 · What else fits into a step
 #
-# *12 minutes*
+# *6 minutes*
 #
 # **Know.** A step computes tokens that are known and not computed yet. For who decodes that is one token;
 # for who just came, a whole prompt, or a **chunk** of it under a budget of tokens a step; for a prompt
@@ -333,7 +336,7 @@ lab.check("08.4", victims)
 # %% [markdown]
 # ## Part 3 · A real address
 #
-# *7 minutes*
+# *11 minutes*
 #
 # **Know.** A server puts the engine on a thread of its own and talks HTTP in front of it, here in OpenAI's
 # dialect, as most servers do today. Users do not wait for each other, so they come at random. **Little's
@@ -419,7 +422,7 @@ lab.check("08.2", in_flight)
 # %% [markdown]
 # ## Part 4 · More tokens a step, more machines
 #
-# *9 minutes*
+# *7 minutes*
 #
 # **Know.** Decode waits for weights. **Speculation** guesses some tokens cheaply and lets the model check
 # them in one step; what it would not have said itself is thrown away, so the answer stays the same, token

@@ -131,4 +131,4 @@ def _say_how_to_open(into: Path, seconds: float) -> None:
         )
     if found.returncode:
         print("The lab is installed; the line above that says problem is to be mended before lessons run.")
-    print(f"\nOpen lesson 1 with:\n\n    {shlex.quote(str(program))} lessons open 01\n")
+    print(f"\nOpen the lab with:\n\n    {shlex.quote(str(program))} lessons open\n")

@@ -49,14 +49,21 @@ class Moment:
         return sum(BLOCK_SIZE - block.filled for block in self.blocks if block.users)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Who holds what."""
-        return [
+        """Who holds what; in the end what nobody holds."""
+        nobody = {
+            name: [block.block for block in self.blocks if not block.users and block.in_tree == in_tree]
+            for name, in_tree in (("nobody: kept in the tree", True), ("nobody: free", False))
+        }
+        held = [
             {
                 "user": user,
                 "tokens": length,
                 "blocks": ", ".join(str(block.block) for block in self.blocks if user in block.users) or "–",
             }
             for user, length in self.lengths.items()
+        ]
+        return held + [
+            {"user": name, "blocks": ", ".join(map(str, blocks))} for name, blocks in nobody.items() if blocks
         ]
 
     def finding(self) -> str:

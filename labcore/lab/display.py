@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable
-from html import escape
+from html import escape, unescape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -24,6 +25,14 @@ from labcore.lab import tables
 
 Bundle = dict[str, Any]
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
+# The bar over a plot without the button that would send its data to plotly's servers, the link to them, and
+# two tools for selecting, which select nothing here: each is a stop on the Tab key's way.
+_PLOT_SETTINGS = {
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+}
 
 _drawing_code_sent = False  # once per kernel, that is per page
 _TONES = {"good": "#009E73", "bad": "#D55E00", "note": "#0072B2", "quiet": "#8A8A8A"}
@@ -78,13 +87,21 @@ def figure_bundle(figure: go.Figure) -> Bundle:
     and to the first figure plotly's 5 MB of code.
     """
     global _drawing_code_sent
-    title = figure.layout.title.text or "figure"
-    bundle = {PLOTLY_MIME: json.loads(figure.to_json()), "text/plain": f"[figure] {title}"}
+    data = {**json.loads(figure.to_json()), "config": _PLOT_SETTINGS}
+    bundle = {PLOTLY_MIME: data, "text/plain": f"[figure] {title_of(figure)}"}
     if "notebook" in os.environ.get("PLOTLY_RENDERER", ""):
         code = not _drawing_code_sent
-        bundle["text/html"] = plotly.io.to_html(figure, full_html=False, include_plotlyjs=code)
+        bundle["text/html"] = plotly.io.to_html(
+            figure, config=_PLOT_SETTINGS, full_html=False, include_plotlyjs=code
+        )
         _drawing_code_sent = True
     return bundle
+
+
+def title_of(figure: go.Figure | str) -> str:
+    """A figure's title in plain words; a drawing in HTML has none."""
+    title = "" if isinstance(figure, str) else str(figure.layout.title.text or "figure")
+    return unescape(re.sub(r"<[^>]*>", " ", title))
 
 
 def note_bundle(text: str, tone: str = "note", label: str = "") -> Bundle:
@@ -97,12 +114,15 @@ def note_bundle(text: str, tone: str = "note", label: str = "") -> Bundle:
     )
 
 
-def finding_bundle(text: str, rows: tables.Rows = ()) -> Bundle:
-    """The sentence under a figure and, where there are rows, the exact table below it."""
+def finding_bundle(text: str, rows: tables.Rows = (), of: str = "") -> Bundle:
+    """The sentence under a figure and, where there are rows, the exact table below it.
+
+    of: the figure's title.
+    """
     note = note_bundle(text)
     if not rows:
         return note
-    return html_bundle(note["text/html"] + tables.as_html(rows), f"{text}\n\n{tables.as_text(rows)}")
+    return html_bundle(note["text/html"] + tables.as_html(rows, of), f"{text}\n\n{tables.as_text(rows)}")
 
 
 def publish(bundle: Bundle) -> None:
@@ -119,7 +139,7 @@ def note(text: str, tone: str = "note", label: str = "") -> Shown:
 def show(figure: go.Figure, finding: str, rows: tables.Rows = ()) -> None:
     """A figure, under it one sentence that states the finding, under that the same data as a table."""
     publish(figure_bundle(figure))
-    publish(finding_bundle(finding, rows))
+    publish(finding_bundle(finding, rows, title_of(figure)))
 
 
 def finding(text: str, rows: tables.Rows = ()) -> Shown:

@@ -117,6 +117,29 @@ def quality_finding(found: Sequence[Quality]) -> str:
     )
 
 
+def distance_rows(found: Sequence[Quality]) -> list[dict[str, Any]]:
+    """Recall of each cache by the distance from the fact to the answer."""
+    return [
+        {"cache": one.cache}
+        | {f"{distance} tokens (%)": one.by_distance[distance].value * 100 for distance in _distances(one)}
+        for one in found
+    ]
+
+
+def _distances(one: Quality) -> list[str]:
+    """The ranges of distances, nearest first."""
+    return sorted(one.by_distance, key=lambda distance: int(distance.rstrip("+").split("-")[0]))
+
+
+def distance_finding(found: Sequence[Quality]) -> str:
+    """Where each policy's memory ends: the distance from which it recalls less than half."""
+    told = []
+    for one in found:
+        end = next((distance for distance in _distances(one) if one.by_distance[distance].value < 0.5), None)
+        told.append(f"{one.cache} {'nowhere' if end is None else f'at {end} tokens'}")
+    return f"Where each policy's memory ends, that is, recalls less than half: {', '.join(told)}."
+
+
 def claim_rows(found: Sequence[Quality]) -> list[dict[str, Any]]:
     """Three published claims, beside what this model did under the same cache."""
     claims = {

@@ -15,7 +15,8 @@ import torch
 
 import labcore
 from labcore.errors import LessonError
-from labcore.lab.display import Shown, note
+from labcore.lab.display import Shown, note, note_bundle, publish
+from labcore.lab.page_labels import labelling
 from labcore.lab.results import Results
 from labcore.lab.units import gigabytes, si
 
@@ -119,7 +120,7 @@ def start(
         scale = "quick" if loaded.device.type == "cpu" else "full"
     _current = Session(loaded, scale, mode, seed, lesson, Results.open(lesson, mode))
     _current.results.machine.update(machine(loaded.device))
-    note(machine_line(_current), "quiet", f"Lesson {lesson}")
+    publish(labelling(note_bundle(machine_line(_current), "quiet", f"Lesson {lesson}")))
     if loaded.random_weights:
         note(
             f"{loaded.name} has random weights: its speed and memory are real, its text means nothing.", "bad"

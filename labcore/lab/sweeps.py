@@ -205,6 +205,18 @@ def phases_finding(reading: Sweep, writing: Sweep) -> str:
     )
 
 
+def phases_rows(reading: Sweep, writing: Sweep) -> list[dict[str, Any]]:
+    """What each phase makes of the roofs at its longest length."""
+    return [
+        {
+            "phase": f"{sweep.phase}, {sweep.longest.length} tokens",
+            "of the matmul roof (%)": sweep.longest.flops_share * 100,
+            "of the bandwidth roof (%)": sweep.longest.bandwidth_share * 100,
+        }
+        for sweep in (reading, writing)
+    ]
+
+
 def roof_of(model: Model, roofs: Roofs | None = None) -> Roof:
     """The roofs that hold for this model here. Raises DeviceError when its dtype has none."""
     found = roofs or measured_roofs(model.device)

@@ -44,23 +44,30 @@ def as_text(rows: Rows) -> str:
     return "\n".join([line(names), line(["-" * width for width in widths]), *(line(texts) for texts in body)])
 
 
-def as_html(rows: Rows) -> str:
-    """The same table as HTML that follows the notebook's theme."""
+def as_html(rows: Rows, of: str = "") -> str:
+    """The same table as HTML that follows the notebook's theme.
+
+    of: whose numbers they are, for who hears the table instead of seeing where it stands. A column without
+    a name names the rows.
+    """
     names = columns(rows)
     right = {name: _is_numeric(rows, name) for name in names}
 
     def tagged(tag: str, name: str, text: str) -> str:
         align = "right" if right[name] else "left"
         style = f"text-align:{align};padding:2px 12px 2px 0;font-variant-numeric:tabular-nums"
-        return f'<{tag} style="{style}">{escape(text)}</{tag}>'
+        return f'<{tag} style="{style}">{escape(text)}</{tag[:2]}>'
 
-    head = "".join(tagged("th", name, name) for name in names)
+    head = "".join(tagged('th scope="col"' if name else "td", name, name) for name in names)
+    kinds = {name: "td" if name else 'th scope="row"' for name in names}
     body = "".join(
-        "<tr>" + "".join(tagged("td", name, cell(row.get(name))) for name in names) + "</tr>" for row in rows
+        "<tr>" + "".join(tagged(kinds[name], name, cell(row.get(name))) for name in names) + "</tr>"
+        for row in rows
     )
+    label = escape(f"Numbers of: {of}" if of else f"Numbers: {', '.join(filter(None, names))}")
     style = "border-collapse:collapse;font-size:0.92em;margin:2px 0 8px 0"
     content = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return f'<table class="labcore-table" style="{style}">{content}</table>'
+    return f'<table class="labcore-table" aria-label="{label}" style="{style}">{content}</table>'
 
 
 def _is_numeric(rows: Rows, name: str) -> bool:

@@ -49,6 +49,16 @@ def template() -> go.layout.Template:
     )
 
 
+def ink_on(ground: str) -> str:
+    """Black or white: which of them reads better on a colour "#RRGGBB", with a contrast of at least 4.5.
+
+    By WCAG 2's relative luminance; at 0.179 both read alike.
+    """
+    parts = [int(ground[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return "#000000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "#FFFFFF"
+
+
 def hatch(shape: str) -> dict[str, object]:
     """A bar's pattern: light lines over its own colour, so that both carry the difference."""
     return {"shape": shape, "fillmode": "overlay", "fgcolor": CARD, "solidity": 0.2}

@@ -65,7 +65,8 @@ def test_learners_results_are_runs(tmp_path: Path) -> None:
         entry = {"question": "How fast?", "unit": "tok/s", "value": 40, "measured": speed}
         machine = {"name": f"{name}'s CPU", "device": "cpu", "threads": 2, "torch_version": "2"}
         data = {"lesson": "01", "mode": "learner", "machine": machine}
-        data |= {"saved_at": "2026-01-02T00:00:00+00:00", "predictions": {"01.1": entry}, "exercises": {}, "measurements": {}}
+        data |= {"saved_at": "2026-01-02T00:00:00+00:00", "predictions": {"01.1": entry}}
+        data |= {"exercises": {}, "measurements": {}}
         (folder / "lesson-01.json").write_text(json.dumps(data), encoding="utf-8")
     compared = comparing.compare(compare_runs.find([str(tmp_path / "ada"), str(tmp_path / "bo")])[0])
     (one,) = compared.measurements

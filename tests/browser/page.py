@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from playwright.sync_api import ConsoleMessage, Locator, Page
+from playwright.sync_api import ConsoleMessage, Locator, Page, TimeoutError
 
 LOADED_MS, RAN_MS, CHANGED_MS = 60_000, 300_000, 15_000
 
@@ -99,6 +99,17 @@ class Notebook:
         self.page.wait_for_function(other, arg=[handle, before], timeout=CHANGED_MS)
         self._settle(cell)
         return self.seen(cell) != before
+
+    def changes_soon(self, cell: Locator, act: Callable[[], None]) -> bool:
+        """The same without waiting for what it shows to stand still."""
+        before = self.seen(cell)
+        act()
+        other = f"([cell, before]) => ({_SEEN})(cell) !== before"
+        try:
+            self.page.wait_for_function(other, arg=[cell.element_handle(), before], timeout=CHANGED_MS)
+        except TimeoutError:
+            return False
+        return True
 
     def _settle(self, cell: Locator) -> None:
         """Wait until the kernel is idle and what the cell shows stands still: it changes in parts."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from labcore.lab import runner
+from tests.browser import axe
 from tests.browser.conftest import Server
 from tests.browser.page import Notebook
 
@@ -29,6 +30,9 @@ def test_shows_the_map_reads_progress_again_and_leads_into_a_lesson(server: Serv
     saved.write_text(json.dumps({"exercises": {"01.1": {"passed": True}}}), encoding="utf-8")
     assert notebook.changes(cell, lambda: button.click())
     assert "Go on with lesson 1" in cell.inner_text()
+    for theme in reversed(axe.THEMES):
+        axe.use_theme(notebook.page, theme)
+        assert axe.violations(notebook.page) == [], theme
     notebook.page.get_by_role("link", name="2 · The two-step process").click()
     notebook.page.get_by_role("tab", name="02_two_steps.ipynb").first.wait_for()
     assert notebook.problems == []

@@ -12,6 +12,8 @@ import pytest
 from playwright.sync_api import Locator
 
 from labcore.lab import runner
+from tests.browser import axe
+from tests.browser.keyboard import Walk
 from tests.browser.page import Notebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600), pytest.mark.xdist_group("browser")]
@@ -151,3 +153,41 @@ def test_a_rate_is_a_load_on_the_real_server(opened: Opened, root: Path) -> None
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("number", LESSONS)
+def test_axe_finds_nothing_grave_in_either_theme(opened: Opened, number: str) -> None:
+    page = opened(number).page
+    for theme in reversed(axe.THEMES):
+        axe.use_theme(page, theme)
+        assert axe.violations(page) == [], theme
+
+
+def test_axe_would_find_a_control_without_a_name(opened: Opened) -> None:
+    page = opened("01").page
+    output = page.locator(axe.OUTPUTS).first
+    output.evaluate("output => output.insertAdjacentHTML('beforeend', '<button id=nameless></button>')")
+    assert ["button-name" in found for found in axe.violations(page)] == [True]
+    output.evaluate("output => output.querySelector('#nameless').remove()")
+
+
+@pytest.mark.parametrize("number", LESSONS)
+def test_every_control_is_reached_and_moved_by_keyboard(opened: Opened, number: str) -> None:
+    """The focus can be seen on each, and what a move changes is put where a screen reader says it."""
+    notebook = opened(number)
+    walk = Walk(notebook)
+    walk.lesson()
+    assert walk.faults == []
+    assert len(walk.moved) >= 3
+    assert notebook.page.locator(".labcore-said").inner_text()
+    assert notebook.problems == []
+
+
+def test_plots_are_pictures_with_a_name_and_the_sentence_below_for_a_description(opened: Opened) -> None:
+    notebook = opened("02")
+    pictures = notebook.page.locator(".js-plotly-plot .main-svg[role=img]")
+    assert pictures.count() == notebook.plots()
+    for picture in pictures.all():
+        assert re.match(r"Figure: .+", picture.get_attribute("aria-label") or "")
+        sentence = notebook.page.locator(f"#{picture.get_attribute('aria-describedby')}")
+        assert sentence.inner_text().strip()

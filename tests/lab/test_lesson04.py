@@ -90,6 +90,12 @@ def test_quality_is_measured_and_told(story: Model) -> None:
     assert [row["cache"] for row in forgetting.claim_rows(found)] == specs[2:]
     assert len(figures.pareto_figure(found).data) == 4
     assert len(figures.distance_figure(found).data) == 4
+    by_distance = forgetting.distance_rows(found)
+    assert [row["cache"] for row in by_distance] == specs
+    ranges = [int(name.split("-")[0].split("+")[0]) for name in list(by_distance[0])[1:]]
+    assert ranges == sorted(ranges)
+    for cache, *recalled in (row.values() for row in by_distance):
+        assert (f"{cache} nowhere" in forgetting.distance_finding(found)) == (min(recalled) >= 50)
 
 
 def test_a_day_in_the_pool(story: Model) -> None:
@@ -110,6 +116,8 @@ def test_a_day_in_the_pool(story: Model) -> None:
         needed = sum(math.ceil(length / blocks.BLOCK_SIZE) for length in moment.lengths.values())
         assert sum(len(block.users) for block in moment.blocks) == needed
         assert widgets.map_view(moment).finding.startswith(moment.title)
+        held = {block for row in moment.rows() for block in row["blocks"].split(", ") if row["blocks"] != "–"}
+        assert held == {str(block.block) for block in moment.blocks}, "the table tells every block"
         assert len(figures.block_figure(moment).data) >= 1
     explorer = widgets.make_map(day)
     explorer.controls["event"].source.value = 2

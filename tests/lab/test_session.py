@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from labcore import lab, model
 from labcore.errors import LessonError, PromptError
-from labcore.lab import display, results, tables, units
+from labcore.lab import display, results, tables, theme, units
 from labcore.lab import session as sessions
+from labcore.lab.display import PLOTLY_MIME, figure_bundle, html_bundle, title_of
+from labcore.lab.page_labels import labelling
 from labcore.lab.results import Results
 from labcore.lab.session import Session
 from tests.lab.conftest import tiny_model
@@ -121,6 +124,34 @@ def test_tables_align_and_escape() -> None:
     html = tables.as_html(rows)
     assert "&lt;a&gt;" in html
     assert "<a>" not in html
+
+
+def test_tables_name_their_rows_their_columns_and_what_they_belong_to() -> None:
+    html = tables.as_html([{"": "work", "this step": 3, "prefill": 4}], "Step <3>")
+    assert 'aria-label="Numbers of: Step &lt;3&gt;"' in html
+    assert re.findall(r'<th scope="(col|row)"[^>]*>([^<]+)</th>', html) == [
+        ("col", "this step"),
+        ("col", "prefill"),
+        ("row", "work"),
+    ]
+    assert 'aria-label="Numbers: bytes, ms"' in tables.as_html([{"": "work", "bytes": 3, "ms": 4}])
+
+
+def test_a_figures_title_is_plain_words_and_its_data_is_sent_nowhere() -> None:
+    figure = theme.figure("<b>int4</b> &amp; int8<br>side by side")
+    assert title_of(figure).split() == ["int4", "&", "int8", "side", "by", "side"]
+    assert title_of("<p>a drawing</p>") == ""
+    settings = figure_bundle(figure)[PLOTLY_MIME]["config"]
+    assert settings["showSendToCloud"] is False
+    assert settings["plotlyServerURL"] == ""
+
+
+def test_the_first_output_of_a_lesson_brings_the_script_that_names_controls() -> None:
+    bundle = labelling(html_bundle("<p>Lesson</p>", "Lesson"))
+    assert bundle["text/plain"] == "Lesson"
+    parts = r"<p>Lesson</p><style>.*focus-visible.*</style><script>.*</script>$"
+    assert re.match(parts, bundle["text/html"], re.DOTALL)
+    assert bundle["text/html"].count("</script>") == 1
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,9 @@ def test_findings_state_the_measured_ratio() -> None:
     assert "2 ms on average over the first 16 and 3 ms over all 256" in written.finding()
     both = sweeps.phases_finding(read, written)
     assert "256 tokens: read in 40 ms, written in 768 ms, 19.2× the time for 1× the FLOPs" in both
+    rows = sweeps.phases_rows(read, written)
+    assert [row["phase"] for row in rows] == ["prefill, 256 tokens", "decode, 256 tokens"]
+    assert rows[0]["of the matmul roof (%)"] == pytest.approx(read.longest.flops_share * 100)
 
 
 def test_both_phases_are_compared_at_a_length_that_both_have() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipywidgets as widgets
 
 from labcore.lab.course import progress
-from labcore.lab.display import Region, figure_bundle, finding_bundle
+from labcore.lab.display import Region, figure_bundle, finding_bundle, title_of
 from labcore.lab.figures.course_map import course_map
+from labcore.lab.page_labels import labelling
 from labcore.lab.results import folder
 from labcore.lab.widgets.common import place
 
@@ -17,8 +18,9 @@ def front_page() -> None:
 
     def show(_: object = None) -> None:
         lessons = progress.of_course()
-        picture.show(figure_bundle(course_map(lessons)))
-        words.show(finding_bundle(_finding(lessons), progress.rows(lessons)))
+        drawn = course_map(lessons)
+        picture.show(figure_bundle(drawn))
+        words.show(labelling(finding_bundle(_finding(lessons), progress.rows(lessons), title_of(drawn))))
 
     show()
     wide = widgets.Layout(width="max-content")

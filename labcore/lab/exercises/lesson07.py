@@ -222,7 +222,7 @@ def step_time(
     "07.5",
     title="A quarter of the bytes",
     difficulty=2,
-    importance=3,
+    importance=2,
     minutes=5,
     hints=(
         "Three times: all caches over bandwidth, weights over bandwidth, 2 FLOP a parameter and token over "

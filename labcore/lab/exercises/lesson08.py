@@ -21,7 +21,7 @@ def utilisation(lengths: list[int]) -> float:
     "08.1",
     title="A static batch's waste",
     difficulty=1,
-    importance=3,
+    importance=2,
     minutes=4,
     hints=(
         "How many steps does the batch take, and how many rows does each of them compute?",

@@ -56,7 +56,7 @@ def heads_figure(experiment: HeadsExperiment) -> go.Figure:
     )  # fmt: skip
     made.add_bar(
         x=kinds, y=[run.seconds * 1e3 for run in experiment.runs], name="measured",
-        marker={"color": theme.BLUE},
+        marker={"color": theme.BLUE, "pattern": theme.hatch("")},
         error_y={"type": "data", "array": [run.spread_s * 1e3 for run in experiment.runs]},
     )  # fmt: skip
     return made
@@ -88,7 +88,7 @@ def pareto_figure(found: Sequence[Quality]) -> go.Figure:
         "What a byte of cache buys", x="bytes of a sequence of 512 tokens (kB)", y="recall (%)", height=440
     )
     for index, one in enumerate(found):
-        color, symbol = theme.COLORS[index % 7], theme.SYMBOLS[(index + index // 7) % 7]
+        color, symbol = theme.COLORS[index % 7], _symbol(index)
         made.add_scatter(
             x=[one.nbytes / 1e3], y=[one.recall.value * 100], name=one.cache, mode="markers",
             marker={"color": color, "symbol": symbol, "size": 12},
@@ -106,6 +106,11 @@ def pareto_figure(found: Sequence[Quality]) -> go.Figure:
     return made
 
 
+def _symbol(index: int) -> str:
+    """A marker for each cache; past the last one they begin again, hollow."""
+    return theme.SYMBOLS[index % 7] + ("-open" if index >= 7 else "")
+
+
 def distance_figure(found: Sequence[Quality]) -> go.Figure:
     """Recall against the distance to the fact, a line for each cache."""
     made = theme.figure(
@@ -115,7 +120,7 @@ def distance_figure(found: Sequence[Quality]) -> go.Figure:
         made.add_scatter(
             x=list(one.by_distance), y=[cell.value * 100 for cell in one.by_distance.values()],
             name=one.cache, mode="lines+markers", line={"color": theme.COLORS[index % 7]},
-            marker={"symbol": theme.SYMBOLS[(index + index // 7) % 7], "size": 9},
+            marker={"symbol": _symbol(index), "size": 9},
         )  # fmt: skip
     made.update_yaxes(range=[-5, 105])
     made.update_xaxes(type="category")
@@ -139,7 +144,7 @@ def block_figure(moment: Moment, columns: int = 8) -> go.Figure:
             mode="markers+text",
             name=name,
             text=[f"{block.block}<br>{block.filled}/{BLOCK_SIZE}" for block in blocks],
-            textfont={"size": 11},
+            textfont={"size": 11, "color": theme.ink_on(color)},
             marker={"symbol": symbol, "size": 44, "color": color, "line": {"color": theme.INK, "width": 1}},
             hovertemplate="block %{text}<extra>" + name + "</extra>",
         )

@@ -151,7 +151,8 @@ def bits_figure(patterns: Sequence[Pattern]) -> go.Figure:
         cells = [cell for one in patterns for cell in _cells(one, kind)]
         made.add_scatter(
             x=[x for x, _, _ in cells], y=[y for _, y, _ in cells], text=[bit for _, _, bit in cells],
-            name=kind, mode="markers+text", textfont={"color": "white", "size": 11, "family": "monospace"},
+            name=kind, mode="markers+text",
+            textfont={"color": theme.ink_on(color), "size": 11, "family": "monospace"},
             marker={"symbol": symbol, "color": color, "size": 18},
             hovertemplate=kind + " bit<extra></extra>",
         )  # fmt: skip

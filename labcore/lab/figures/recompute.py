@@ -55,7 +55,7 @@ def grid_figure(trace: Trace, index: int, way: str) -> go.Figure:
             y=[query for _, query in points],
             mode="markers+text",
             text=[letter] * len(points),
-            textfont={"size": 11, "color": theme.INK},
+            textfont={"size": 11, "color": theme.ink_on(color)},
             marker={"symbol": "square", "size": _size(step.context), "color": color, "line": {"width": 0}},
             name=f"{name} ({len({query for _, query in points})} rows)",
             hovertemplate="query %{y}, key %{x}<extra>" + name + "</extra>",

@@ -16,6 +16,7 @@ from labcore.perf.predict import DecodeTerms
 from labcore.perf.roofline import Roofs
 
 PHASE_LOOKS = {"prefill": (theme.VERMILLION, "square"), "decode": (theme.BLUE, "circle")}
+_HOLLOW, _STARS = ("diamond-open", "diamond-wide-open"), ("star", "star-square")  # of a decode, of a prefill
 
 
 def bandwidth_figure(roofs: Roofs, spec: GPU | None = None) -> go.Figure:
@@ -81,19 +82,23 @@ def roofline_figure(found: Roofline, spec: GPU | None = None, spec_dtype: str | 
 
 
 def _steps(made: go.Figure, found: Roofline) -> None:
-    """Whole steps: hollow as costs and roofs foretold them, a star as the clock saw them."""
+    """Whole steps: hollow as costs and roofs foretold them, stars as the clock saw them; prefills wider."""
     colors = [PHASE_LOOKS[one.phase][0] for one in found.measured]
+    wide = [one.phase == "prefill" for one in found.measured]
     looks = (
-        ("steps, predicted", [one.expected_rate for one in found.measured], "diamond-open", 13),
-        ("steps, measured", [one.rate for one in found.measured], "star", 14),
+        ("steps, predicted", [one.expected_rate for one in found.measured], _HOLLOW, 13),
+        ("steps, measured", [one.rate for one in found.measured], _STARS, 14),
     )
-    for name, rates, symbol, size in looks:
+    for name, rates, symbols, size in looks:
         made.add_scatter(
             x=[one.intensity for one in found.measured],
             y=rates,
             name=name,
             mode="markers",
-            marker={"symbol": symbol, "size": size, "color": colors, "line": {"color": colors, "width": 2}},
+            marker={
+                "symbol": [symbols[prefill] for prefill in wide], "size": size,
+                "color": colors, "line": {"color": colors, "width": 2},
+            },
             customdata=[one.label for one in found.measured],
             hovertemplate="%{customdata}: %{y:.3s}FLOP/s<extra>" + name + "</extra>",
         )

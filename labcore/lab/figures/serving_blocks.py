@@ -89,14 +89,13 @@ def map_figure(holding: Holding, ids: Sequence[str] | None = None) -> go.Figure:
     for name in sorted(groups, key=lambda name: [*named, SHARED, FREE].index(name)):
         color, _, symbol = looks[name]
         blocks = groups[name]
-        ink = theme.INK if name == FREE or color in (theme.ORANGE, theme.SKY, theme.PURPLE) else theme.CARD
         made.add_scatter(
             x=[block % columns for block in blocks],
             y=[block // columns for block in blocks],
             mode="markers+text",
             name=name,
             text=[str(block) for block in blocks],
-            textfont={"size": 11 if size > 24 else 9, "color": ink},
+            textfont={"size": 11 if size > 24 else 9, "color": theme.ink_on(color)},
             marker={"symbol": symbol, "size": size, "color": color, "line": {"color": theme.INK, "width": 1}},
             customdata=[", ".join(holders.get(block, ())) or "nobody" for block in blocks],
             hovertemplate="block %{text}: %{customdata}<extra></extra>",

@@ -14,6 +14,11 @@ from labcore.serving.load.runner import TICK_S
 WIDTH, HEIGHT = 640, 96  # of the strip, in pixels
 RATE_OVER_S = 1.0  # tokens/s are told over the last second
 BARS = (("running", theme.BLUE), ("waiting", theme.VERMILLION))
+# In the strip those that wait are hollow, so that the two differ without their colours, too.
+FILLS = {
+    "running": f'fill="{theme.BLUE}"',
+    "waiting": f'fill="{theme.VERMILLION}" fill-opacity="0.2" stroke="{theme.VERMILLION}"',
+}
 
 
 def counters(samples: Sequence[Sample], rate: float) -> list[tuple[str, str]]:
@@ -62,10 +67,10 @@ def _strip(samples: Sequence[Sample], seconds: float) -> str:
     drawn = ""
     for one in samples:
         base = 0.0
-        for name, color in BARS:
+        for name, look in FILLS.items():
             high = HEIGHT * (getattr(one, name) or 0) / top
             x, y = (WIDTH - width) * one.at_s / length, HEIGHT - base - high
-            drawn += f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{high:.1f}" fill="{color}"/>'
+            drawn += f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{high:.1f}" {look}/>'
             base += high
     label = f"Requests in the server over {length:.1f} s; the highest bar is {top:.0f}"
     line = f'<line x1="0" x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}" stroke="{theme.GREY}"/>'
@@ -74,7 +79,8 @@ def _strip(samples: Sequence[Sample], seconds: float) -> str:
 
 
 def _key() -> str:
-    parts = [f'<span style="color:{color}">■</span> {name} &nbsp; ' for name, color in BARS]
+    signs = zip(BARS, "■□", strict=True)
+    parts = [f'<span style="color:{color}">{sign}</span> {name} &nbsp; ' for (name, color), sign in signs]
     return f'<span style="font-size:.82em">{"".join(parts)}(requests in the server, over time)</span>'
 
 

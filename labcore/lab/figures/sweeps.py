@@ -76,7 +76,7 @@ def _add_band(made: go.Figure, sweep: Sweep, name: str, color: str = theme.GREY)
         y=[value * 1e3 for value in (*high, *low[::-1])],
         fill="toself",
         mode="lines",
-        line={"color": color, "width": 1, "dash": "dot"},
+        line={"color": color, "width": 1, "dash": "dot" if sweep.phase == "prefill" else "dashdot"},
         opacity=0.45,
         name=name,
         hoverinfo="skip",
@@ -171,6 +171,7 @@ def same_work_figure(points: Sequence[PhasePoint]) -> go.Figure:
         text=[f"{way.point.work.flops / 1e6:,.0f} MFLOP" for way in points],
         textposition="inside",
         insidetextanchor="middle",
+        insidetextfont={"color": [theme.ink_on(color) for color in colors]},
         marker={"color": list(colors), "pattern": {"shape": ["/", "x", ""], "solidity": 0.15}},
         showlegend=False,
     )

@@ -51,6 +51,7 @@ def _candidates(step: TraceStep) -> go.Bar:
     """Logits of the best tokens, best on top; the chosen one is hatched and named."""
     shown = step.top[::-1]
     chosen = [candidate.token == step.token for candidate in shown]
+    colors = [CHOSEN if hit else theme.SKY for hit in chosen]
     return go.Bar(
         x=[candidate.logit for candidate in shown],
         y=[
@@ -60,8 +61,9 @@ def _candidates(step: TraceStep) -> go.Bar:
         orientation="h",
         text=[f"{candidate.probability:.1%}" for candidate in shown],
         textposition="auto",
+        insidetextfont={"color": [theme.ink_on(color) for color in colors]},
         marker={
-            "color": [CHOSEN if hit else theme.SKY for hit in chosen],
+            "color": colors,
             "pattern": {"shape": ["/" if hit else "" for hit in chosen], "solidity": 0.25},
         },
         hovertemplate="%{y}<br>logit %{x:.2f}, probability at temperature 1: %{text}<extra></extra>",

@@ -15,7 +15,15 @@ import plotly.graph_objects as go
 
 from labcore.errors import LabError
 from labcore.lab import tables
-from labcore.lab.display import Region, figure_bundle, finding_bundle, html_bundle, note_bundle, publish
+from labcore.lab.display import (
+    Region,
+    figure_bundle,
+    finding_bundle,
+    html_bundle,
+    note_bundle,
+    publish,
+    title_of,
+)
 
 MAX_CONTROLS = 3
 _STYLE = {"description_width": "initial"}
@@ -144,7 +152,7 @@ class Explorer:
             self._words.show(html_bundle("", ""))  # nothing of the setting before stays beside it
             return
         self._picture.show(_picture_bundle(view))
-        self._words.show(finding_bundle(view.finding, view.rows))
+        self._words.show(finding_bundle(view.finding, view.rows, title_of(view.figure)))
 
     def _changed(self, _: Any) -> None:
         self.draw()

@@ -50,7 +50,9 @@ def _answer(asked: Prediction) -> widgets.ValueWidget:
     style = {"description_width": "initial"}
     if asked.options:
         style["button_width"] = "max-content"
-        return widgets.ToggleButtons(options=list(asked.options), value=asked.value, style=style)
+        return widgets.ToggleButtons(
+            options=list(asked.options), value=asked.value, description="My answer", style=style
+        )
     low = asked.low if asked.low is not None else -1e308
     high = asked.high if asked.high is not None else 1e308
     return widgets.BoundedFloatText(

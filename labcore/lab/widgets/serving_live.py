@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labcore.errors import LabError
-from labcore.lab.display import Region, figure_bundle, finding_bundle, html_bundle, note_bundle
+from labcore.lab.display import Region, figure_bundle, finding_bundle, html_bundle, note_bundle, title_of
 from labcore.lab.figures.serving_live import counters, dashboard_html, live_figure
 from labcore.lab.serving_http import LiveServer
 from labcore.lab.serving_live import LiveRun, Sample, load_url
@@ -40,9 +40,7 @@ def watch_load(
 
     with server.at_work() as url:
         vocabulary = server.model.config.vocab_size
-        run = load_url(
-            url, rate, seconds=seconds, slo=slo, vocab_size=vocabulary, on_sample=draw, **lengths
-        )
+        run = load_url(url, rate, seconds=seconds, slo=slo, vocab_size=vocabulary, on_sample=draw, **lengths)
     draw(run.samples)
     return run
 
@@ -87,8 +85,9 @@ class Dashboard:
     def draw(self, run: LiveRun) -> None:
         """One load, among all."""
         runs = sorted(self.runs.values(), key=lambda one: one.rate)
-        self._picture.show(figure_bundle(live_figure(run, runs)))
-        self._words.show(finding_bundle(run.finding(), [one.row() for one in runs]))
+        figure = live_figure(run, runs)
+        self._picture.show(figure_bundle(figure))
+        self._words.show(finding_bundle(run.finding(), [one.row() for one in runs], title_of(figure)))
 
 
 def dashboard(server: LiveServer, rates: Sequence[float], **settings: Any) -> Dashboard:
