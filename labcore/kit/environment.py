@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -92,24 +91,25 @@ def _run(words: list[Path | str], place: Path, look: Callable[[], None] | None =
     """Run pip without anybody's configuration. Raises KitError with pip's reason, in a sentence."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
     clean |= {"PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(place)}
-    with tempfile.TemporaryFile("w+", dir=place) as log:
-        pip = subprocess.Popen(words, env=clean, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            while pip.poll() is None:
-                if look:
-                    look()
-                try:
-                    pip.wait(timeout=0.5)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            if pip.poll() is None:
-                pip.terminate()
-                pip.wait()
-        log.seek(0)
-        said = log.read()
+    pip = subprocess.Popen(words, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = _output(pip, look)
+    finally:
+        if pip.poll() is None:
+            pip.terminate()
+            pip.wait()
     if pip.returncode:
         raise _why(said, place, pip.returncode)
+
+
+def _output(pip: subprocess.Popen[str], look: Callable[[], None] | None) -> str:
+    """What pip says until it ends, kept in memory: a disk that it fills has no room for a log."""
+    while True:
+        try:
+            return pip.communicate(timeout=0.5)[0]
+        except subprocess.TimeoutExpired:
+            if look:
+                look()
 
 
 def _why(said: str, place: Path, code: int) -> KitError:

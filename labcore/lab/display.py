@@ -87,12 +87,12 @@ def figure_bundle(figure: go.Figure) -> Bundle:
     and to the first figure plotly's 5 MB of code.
     """
     global _drawing_code_sent
-    data = {**json.loads(figure.to_json()), "config": _PLOT_SETTINGS}
+    data = {**json.loads(figure.to_json()), "config": dict(_PLOT_SETTINGS)}  # a copy: to_html takes some out
     bundle = {PLOTLY_MIME: data, "text/plain": f"[figure] {title_of(figure)}"}
     if "notebook" in os.environ.get("PLOTLY_RENDERER", ""):
         code = not _drawing_code_sent
         bundle["text/html"] = plotly.io.to_html(
-            figure, config=_PLOT_SETTINGS, full_html=False, include_plotlyjs=code
+            figure, config=dict(_PLOT_SETTINGS), full_html=False, include_plotlyjs=code
         )
         _drawing_code_sent = True
     return bundle

@@ -44,7 +44,9 @@ def test_figures_change_when_somebody_shares(address: str, chromium: str, tmp_pa
         headline = page.locator("#headline")
         page.wait_for_function("document.getElementById('headline').textContent.startsWith('Nobody')")
         for number, name in enumerate(("Ada", "Ada"), 1):
-            Folder(tmp_path).put(entry(name, speed=100.0 * number), SECRET)
+            shared = entry(name, speed=100.0 * number)
+            day = {"shared_at": f"2026-01-0{number}T00:00:00+00:00"}
+            Folder(tmp_path).put(shared.model_copy(update=day), SECRET)
             page.wait_for_function(f"document.getElementById('headline').textContent === '{number} learners'")
         assert headline.inner_text() == "2 learners"
         assert page.locator("section .main-svg").first.is_visible()
