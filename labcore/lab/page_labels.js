@@ -28,19 +28,15 @@
       set(button, "aria-pressed", String(button.classList.contains("mod-active")));
   };
 
-  // One picture with its title for a name; the sentence below it describes it. Plotly draws on several layers.
+  // One picture, told by its title and by the sentence below it. Plotly draws on several layers.
   const plot = graph => {
     const [picture, ...layers] = graph.querySelectorAll(".main-svg");
+    const below = graph.closest(".jp-OutputArea-child")?.nextElementSibling;
+    const told = [words(graph.querySelector(".gtitle")), words(below?.querySelector(".labcore-note"))];
     set(picture, "role", "img");
-    set(picture, "aria-label", `Figure: ${words(graph.querySelector(".gtitle")) || "no title"}`);
+    set(picture, "aria-label", `Figure: ${told.filter(Boolean).join(". ")}`);
     for (const layer of layers) set(layer, "aria-hidden", "true");
-    const note = graph.closest(".jp-OutputArea-child")?.nextElementSibling?.querySelector(".labcore-note");
-    if (note) {
-      note.id ||= `labcore-note-${++notes}`;
-      set(picture, "aria-describedby", note.id);
-    }
   };
-  let notes = 0;
 
   // JupyterLab would take the arrow keys, and move on to the next cell.
   const ownKeys = node => set(node, "data-lm-suppress-shortcuts", "true");

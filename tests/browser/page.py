@@ -26,8 +26,7 @@ _ERRORS = f"""cell => {_OUTPUTS}.filter(output => output.output_type === 'error'
 _SEEN = """cell => JSON.stringify({
     plots: [...cell.querySelectorAll('.js-plotly-plot')].map(plot => [plot.data, plot.layout.title?.text,
         plot.layout.annotations?.map(note => note.text), plot.layout.shapes]),
-    text: [...cell.querySelectorAll('.jp-RenderedHTMLCommon')]
-        .map(part => part.innerHTML.replace(/ id="labcore-note-\\d+"/g, "")),
+    text: [...cell.querySelectorAll('.jp-RenderedHTMLCommon')].map(part => part.innerHTML),
 })"""
 
 
