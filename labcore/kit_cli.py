@@ -56,9 +56,7 @@ def build(
     )
     command = shlex.join(["labcore", *sys.argv[1:]])
     made = building.build(order, out, command, archive)
-    print(
-        f"{out} is a kit of {len(made.files)} files, {megabytes(made.nbytes)}; its install.py installs it."
-    )
+    print(f"{out} is a kit of {len(made.files)} files, {megabytes(made.nbytes)}; its install.py installs it.")
     if archive:
         print(f"As one file: {out}.tar, with its checksum in {out}.tar.sha256.")
 

@@ -36,7 +36,8 @@ codes = [number for number, cell in enumerate(notebook.cells) if cell.cell_type 
 notebook.cells = notebook.cells[: codes[4] + 1]
 NotebookClient(notebook, kernel_name="python3", timeout=120).execute(cwd="notebooks")
 print("cells ran:", sum(cell.cell_type == "code" for cell in notebook.cells))
-print(*(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])))
+outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+print(*(output.get("text") or output.get("data") for output in outputs))
 """
 
 
@@ -85,5 +86,5 @@ def test_real_kit_installs_and_runs_lesson_1_without_a_network(place: Path) -> N
     lesson = run(lab / ".venv/bin/python", "-c", FIRST_CELLS, "notebooks/01_introduction.ipynb")
     assert "no network: " in lesson
     assert "cells ran: 5" in lesson
-    assert "Lesson 01 on " in lesson
+    assert "Lesson 01" in lesson
     assert install.check(kit).startswith(f"{kit} is whole")
