@@ -25,7 +25,7 @@ from labcore.config import ModelConfig
 from labcore.errors import CacheFull, OutOfMemory
 from labcore.kernels import native, reference
 from labcore.perf.costs import CacheTraffic, kv_bytes_per_token
-from labcore.perf.machine import available_memory
+from labcore.perf.machine import available_memory, within_budget
 
 NEVER_TOO_BIG = 2**22  # bytes
 
@@ -210,8 +210,8 @@ class KVCache(ABC):
             fits = free // max(1, self._bytes_for(1))
             raise OutOfMemory(
                 f"A {self.kind} cache of {self._limit} positions x {self.batch_size} sequences needs "
-                f"{needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free on {self.device}; "
-                f"ask for at most {fits} positions, or for fewer sequences."
+                f"{needed / 1e9:.2f} GB and {free / 1e9:.2f} GB{within_budget(self.device)} are free on "
+                f"{self.device}; ask for at most {fits} positions, or for fewer sequences."
             )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from labcore.cache.base import KVCache
 from labcore.errors import OutOfMemory
 from labcore.perf.costs import CacheTraffic
-from labcore.perf.machine import available_memory
+from labcore.perf.machine import available_memory, within_budget
 
 
 class OffloadedCache(KVCache):
@@ -53,8 +53,8 @@ class OffloadedCache(KVCache):
         if needed > free:
             raise OutOfMemory(
                 f"An offloaded cache of {self._limit} positions x {self.batch_size} sequences needs "
-                f"{needed / 1e9:.2f} GB of host memory and {free / 1e9:.2f} GB are free; ask for at most "
-                f"{free // max(1, self._bytes_for(1))} positions, or for fewer sequences."
+                f"{needed / 1e9:.2f} GB of host memory and {free / 1e9:.2f} GB{within_budget()} are free; "
+                f"ask for at most {free // max(1, self._bytes_for(1))} positions, or for fewer sequences."
             )
 
     @property

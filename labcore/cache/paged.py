@@ -22,7 +22,7 @@ from labcore.config import ModelConfig
 from labcore.errors import OutOfMemory
 from labcore.kernels import native, reference
 from labcore.perf.costs import CacheTraffic, kv_bytes_per_token
-from labcore.perf.machine import available_memory
+from labcore.perf.machine import available_memory, within_budget
 
 
 class BlockStore:
@@ -353,5 +353,6 @@ def _refuse_too_many(block_bytes: int, num_blocks: int, device: torch.device) ->
     if block_bytes * num_blocks > free:
         raise OutOfMemory(
             f"A pool of {num_blocks} blocks needs {block_bytes * num_blocks / 1e9:.2f} GB and "
-            f"{free / 1e9:.2f} GB are free on {device}; ask for at most {free // block_bytes} blocks."
+            f"{free / 1e9:.2f} GB{within_budget(device)} are free on {device}; "
+            f"ask for at most {free // block_bytes} blocks."
         )

@@ -9,7 +9,7 @@ import torch
 
 from labcore.errors import OutOfMemory
 from labcore.model import Model
-from labcore.perf.machine import available_memory
+from labcore.perf.machine import available_memory, within_budget
 
 # What PyTorch's CPU allocator says; a GPU's raises torch.OutOfMemoryError.
 _SAYINGS = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
@@ -33,8 +33,9 @@ def memory_told(model: Model) -> Iterator[None]:
         if model.device.type == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemory(
-            f"Memory ran out on {model.device} ({failed}); {available_memory(model.device) / 1e9:.1f} GB are "
-            "free again: ask for fewer or shorter sequences, or for a smaller cache such as cache='int8'."
+            f"Memory ran out on {model.device} ({failed}); {available_memory(model.device) / 1e9:.1f} GB"
+            f"{within_budget(model.device)} are free again: ask for fewer or shorter sequences, "
+            "or for a smaller cache such as cache='int8'."
         )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labcore.errors import DeviceError, OutOfMemory
 from labcore.perf import pages
-from labcore.perf.machine import available_memory, resolve_device
+from labcore.perf.machine import available_memory, resolve_device, within_budget
 
 __all__ = ["DTYPES", "allocate", "ensure_fits", "resolve_device", "resolve_dtype"]
 
@@ -49,7 +49,7 @@ def ensure_fits(numbers: int, dtype: torch.dtype, device: torch.device, name: st
         narrower = "load it with dtype='bfloat16', or " if dtype.itemsize > 2 and needed / 2 <= free else ""
         raise OutOfMemory(
             f"The {numbers / 1e9:.3g} billion weights of {name} in {str(dtype).removeprefix('torch.')} need "
-            f"{needed / 1e9:.3g} GB and {device} has {free / 1e9:.3g} GB free; "
+            f"{needed / 1e9:.3g} GB and {device} has {free / 1e9:.3g} GB{within_budget(device)} free; "
             f"{narrower}take a smaller model or another device."
         )
 
@@ -63,5 +63,6 @@ def allocate(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Ten
     except (RuntimeError, OSError) as error:  # CUDA's OutOfMemoryError is a RuntimeError
         raise OutOfMemory(
             f"{device} gave out while taking memory for weights {list(shape)}, with "
-            f"{available_memory(device) / 1e9:.3g} GB free; close other programs that use it and try again."
+            f"{available_memory(device) / 1e9:.3g} GB{within_budget(device)} free; "
+            "close other programs that use it and try again."
         ) from error

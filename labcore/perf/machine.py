@@ -1,7 +1,8 @@
 """What this machine is: its device, its memory, its threads and the versions that measure it.
 
 Memory counts what a process may really take: inside a container that is the control group's limit, not
-the host's memory; on a GPU it includes the blocks that PyTorch's allocator holds but no tensor uses.
+the host's memory; on a machine that many share, its budget (`labcore.perf.budget`); on a GPU it includes the
+blocks that PyTorch's allocator holds but no tensor uses.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from labcore.errors import DeviceError
+from labcore.perf.budget import Budget, gpu_budget, hold_to_budget, memory_budget, resident_bytes
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def _cuda_device(device: torch.device) -> torch.device:
         raise DeviceError(
             f"cuda:{index} was asked for and PyTorch sees {count} CUDA devices; use device='cpu' or 'auto'."
         )
-    return torch.device("cuda", index)
+    here = torch.device("cuda", index)
+    hold_to_budget(here)
+    return here
 
 
 def describe(device: str | torch.device = "auto") -> DeviceInfo:
@@ -102,31 +106,55 @@ def _cpu_name() -> str:
 
 
 def total_memory(device: str | torch.device = "auto") -> int:
-    """Bytes this process could ever hold on the device: its memory, or the container's limit if lower."""
+    """Bytes this process could ever hold on the device: its memory, or less where a container or a budget
+    limits it."""
     found = resolve_device(device)
-    if found.type == "cuda":
-        return int(torch.cuda.get_device_properties(found).total_memory)
     if found.type == "mps":
         return int(torch.mps.recommended_max_memory())
-    limits = [limit for limit, _ in _cgroup_limits()]
+    mine = budget(found)
+    if found.type == "cuda":
+        return mine.limit if mine else _gpu_memory(found)
+    limits = [limit for limit, _ in _cgroup_limits()] + ([mine.limit] if mine else [])
     return min([_physical_memory(), *limits])
 
 
 def available_memory(device: str | torch.device = "auto") -> int:
     """Bytes that can be allocated on the device now, without swapping and without failing.
 
-    CPU: the kernel's estimate (MemAvailable) and every control group's head-room, the least of them.
-    CUDA: what the driver reports free plus what PyTorch has reserved and not handed out.
+    CPU: the kernel's estimate (MemAvailable), every control group's head-room and what this process's budget
+    leaves beyond what it holds, the least of them. CUDA: what the driver reports free plus what PyTorch has
+    reserved and not handed out, or what the budget leaves.
     """
     found = resolve_device(device)
-    if found.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(found)
-        idle = torch.cuda.memory_reserved(found) - torch.cuda.memory_allocated(found)
-        return int(free + idle)
     if found.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    rooms = [limit - used for limit, used in _cgroup_limits()]
-    return max(0, min([_meminfo("MemAvailable") or _physical_memory(), *rooms]))
+    mine = budget(found)
+    if found.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(found)
+        used = torch.cuda.memory_allocated(found)
+        rooms = [int(free + torch.cuda.memory_reserved(found) - used)]
+    else:
+        used = resident_bytes() if mine else 0
+        rooms = [_meminfo("MemAvailable") or _physical_memory()]
+        rooms += [limit - inside for limit, inside in _cgroup_limits()]
+    return max(0, min(rooms + ([mine.limit - used] if mine else [])))
+
+
+def budget(device: torch.device) -> Budget | None:
+    """This process's share of a device that many use; None where it has none."""
+    if device.type == "cuda":
+        return gpu_budget(_gpu_memory(device))
+    return memory_budget() if device.type == "cpu" else None
+
+
+def within_budget(device: str | torch.device = "cpu") -> str:
+    """For a refusal that says what is free: " of the 3.22 GB that LABCORE_MEMORY_LIMIT allows", or ""."""
+    mine = budget(torch.device(device))
+    return f" of {mine}" if mine else ""
+
+
+def _gpu_memory(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 class Neighbours:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from labcore.errors import DeviceError, OutOfMemory
 from labcore.perf import pages
 from labcore.perf.dtypes import bytes_per_element
-from labcore.perf.machine import available_memory, last_level_cache_bytes
+from labcore.perf.machine import available_memory, last_level_cache_bytes, within_budget
 from labcore.perf.timing import measure, synchronize
 
 GIB = 1 << 30
@@ -160,8 +160,8 @@ def reading(device: torch.device, size: int, dtype: str) -> Callable[[], float]:
     """
     if size > (free := available_memory(device)):
         raise OutOfMemory(
-            f"Reading {size / 1e9:.2f} GB needs as much memory, and {free / 1e9:.2f} GB are free on "
-            f"{device}; free some first, or measure a smaller model."
+            f"Reading {size / 1e9:.2f} GB needs as much memory, and {free / 1e9:.2f} "
+            f"GB{within_budget(device)} are free on {device}; free some first, or measure a smaller model."
         )
     rows = max(1, round(size / (COLUMNS * bytes_per_element(dtype))))
     buffer = to_read((rows, COLUMNS), getattr(torch, dtype), device)
