@@ -317,8 +317,14 @@ lab.show_floor(model, machine, readings[1], floor)
 # %% [markdown]
 # **Explain.** A napkin is a lower bound, and it is told how good it is by a measurement, never the other
 # way round. For a model as small as this one a step also pays for starting its operations; the larger the
-# model, the closer its decode comes to the bound.
-#
+# model, the closer its decode comes to the bound. Is that so? The same engine on a large GPU, measured once
+# and kept with the lab; each row says where and when:
+
+# %%
+beside = lab.stream_beside(model, machine, readings[1])
+lab.finding(beside.speed_finding(), beside.rows())
+
+# %% [markdown]
 # The simulator puts any catalogued model on any catalogued GPU, or on this machine as measured. Prices are
 # list prices that the catalogue assumes; yours goes in as `lab.napkin(session, usd_per_hour=…)`. Three
 # things to find: the batch at which Llama-2-7B stops fitting on the A10; the context at which its cache

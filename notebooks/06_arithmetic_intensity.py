@@ -257,6 +257,15 @@ lab.show(lab.residual_figure(parts), lab.residual_finding(parts), [one.row() for
 # the roof of large products. What is left is the engine's own: a kernel that does not keep the memory busy.
 # Negative numbers are real, too: a step may find things in a cache that the model of it reads from memory.
 #
+# The less a step reads, the more all that weighs. That holds for a GPU as well, and there more: its memory is
+# fast, so that the rest has less time to hide in. One user's steps of two larger models, measured by this
+# engine on a reference GPU and kept with the lab, beside yours:
+
+# %%
+beside = lab.step_beside(subject, found)
+lab.show(lab.shares_figure(beside), beside.share_finding(), beside.rows())
+
+# %% [markdown]
 # **And lesson 1's guess.** There you were asked to keep one: how fast will this very shape serve one user?
 
 # %%

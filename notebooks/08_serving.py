@@ -135,6 +135,14 @@ lab.text_table(lab.most_rows())
 lab.finding(lab.scheduling_finding(lengths))
 
 # %% [markdown]
+# And on a machine that carries hundreds at once? The same two rules of this engine on a reference GPU,
+# measured once and kept with the lab, beside yours:
+
+# %%
+beside = lab.served_beside(model, lengths)
+lab.finding(beside.finding(), beside.rows())
+
+# %% [markdown]
 # **Exercise 08.1** · ★☆☆ · importance ●●○ · 4 min. Of the rows that a static batch computes, the share that
 # is of use to somebody who still wants tokens.
 

@@ -25,7 +25,7 @@
 # | [4 · KV caching, a deeper look](04_kv_cache_deeper.ipynb) | 29 | 3 | pack a GPU's memory; run windows, sinks, quantized and paged caches |
 # | [5 · Dissecting model performance](05_dissecting_performance.ipynb) | 25 | 3 | make a step wait for four things and tell them apart; split a model in two |
 # | [6 · Arithmetic intensity (and memory) is all you need](06_arithmetic_intensity.ipynb) | 38 | 5 | measure two roofs, place every operation under them, split what a prediction missed |
-# | [7 · Shrink all the things: quantization](07_quantization.ipynb) | 39 | 6 | shrink weights ten ways, break a model with outliers and mend it |
+# | [7 · Shrink all the things: quantization](07_quantization.ipynb) | 40 | 6 | shrink weights ten ways, break a model with outliers and mend it |
 # | [8 · Why a good old model server is not enough](08_serving.ipynb) | 39 | 4, 6 | load four generations of servers until they break, and plan GPUs |
 #
 # Minutes count reading, running and the exercises marked ●●●; the others, and the hunts, are for whoever is

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ UNKNOWN = "unknown device"
 
 @dataclass(frozen=True)
 class Run:
-    """One file of measurements. kind: the benchmark, or "lesson 01". settings: what of `SETTINGS` it has."""
+    """One file of measurements. kind: the benchmark, or "lesson 01". settings: what of `SETTINGS` it has.
+
+    result: all that the benchmark wrote; nothing of a lesson.
+    """
 
     name: str
     kind: str
@@ -37,6 +40,7 @@ class Run:
     settings: Mapping[str, str]
     models: tuple[str, ...]
     rows: tuple[Row, ...]
+    result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> str:
@@ -189,7 +193,7 @@ def _of_record(data: dict[str, Any], name: str) -> Run:
     rows = tuple(rows_of_record(data))
     return Run(
         name, data["benchmark"], machine, {"torch": machine["torch_version"], **_but_torch(others)},
-        data["measured_at"], _settings(data["result"], rows), models_of(data), rows,
+        data["measured_at"], _settings(data["result"], rows), models_of(data), rows, data["result"],
     )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def _cache(result: dict[str, Any]) -> Iterator[Row]:
 def _quant(result: dict[str, Any]) -> Iterator[Row]:
     """Peers are held against ours in as many bits."""
     for row in result["rows"]:
-        about = f"{_short(result)}, {_bits(row['engine'])}"
+        about = f"{_short(result)}, {bits_of(row['engine'])}"
         what = f"{about}, decode, batch {row['batch']}"
         yield _faster(what, row["engine"], row["decode_tokens_per_s"], row["ceiling_tokens_per_s"])
         if row["prefill_tokens_per_s"]:
@@ -121,7 +121,7 @@ def _quant(result: dict[str, Any]) -> Iterator[Row]:
 _BITS = {8: ("int8", "q8", "fp8"), 4: ("int4", "q4", "nf4"), 3: ("int3",), 2: ("int2",)}
 
 
-def _bits(engine: str) -> str:
+def bits_of(engine: str) -> str:
     """Of the weights, as a name tells them, such as "labcore int8:granularity=channel", "llama.cpp Q4_0"."""
     name = engine.lower().partition(" ")[2]
     found = [bits for bits, signs in _BITS.items() if any(sign in name for sign in signs)]

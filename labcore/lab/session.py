@@ -119,7 +119,8 @@ def start(
     if scale == "auto":
         scale = "quick" if loaded.device.type == "cpu" else "full"
     _current = Session(loaded, scale, mode, seed, lesson, Results.open(lesson, mode))
-    _current.results.machine.update(machine(loaded.device))
+    ran = {"model": loaded.name, "dtype": str(loaded.dtype).removeprefix("torch."), "scale": scale}
+    _current.results.machine.update(machine(loaded.device) | ran)
     publish(labelling(note_bundle(machine_line(_current), "quiet", f"Lesson {lesson}")))
     if loaded.random_weights:
         note(
