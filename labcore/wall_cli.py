@@ -10,8 +10,11 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="The class wall: share results, collect and show them.")
 
+_GRACE_S = 2  # after Ctrl-C, for requests that are being answered
 _To = Annotated[str, typer.Option(help="A class folder, or a collector's address.")]
-_Code = Annotated[str, typer.Option(help="The class code, where the collector asks for one.")]
+_Code = Annotated[
+    str, typer.Option("--code", "--class-code", help="The class code, where the collector asks for one.")
+]
 
 
 @app.command()
@@ -24,13 +27,17 @@ def share(
     """Show exactly what would be shared, ask, and share it. Sharing again replaces it."""
     from labcore.lab.wall import share as sharing
     from labcore.lab.wall.entry import as_text, make_entry
+    from labcore.lab.wall.membership import join
 
-    entry = make_entry(name)
+    membership = join(to, code)
+    entry = make_entry(membership.id, name)
     print(as_text(entry))
     if not yes:
         typer.confirm(f"Share this, and nothing else, with {to}?", abort=True)
-    sharing.share(entry, to, code)
+    others = sharing.share(entry, membership)
     print(f"Shared with {to}. To take it back: labcore wall withdraw --to {to}")
+    for other in others:
+        print(f"What waited for {other} went along.")
 
 
 @app.command()
@@ -39,7 +46,7 @@ def withdraw(to: _To, code: _Code = "") -> None:
     from labcore.lab.wall import share as sharing
 
     gone = sharing.withdraw(to, code)
-    print("Taken off the wall." if gone else f"There was nothing of this machine at {to}.")
+    print("Taken off the wall." if gone else f"There is nothing of this machine at {to}.")
 
 
 @app.command()
@@ -47,7 +54,9 @@ def collect(
     folder: Annotated[Path, typer.Option(help="Where entries are kept.")] = Path("class"),
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: the whole room.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8400,
-    code: Annotated[str, typer.Option(help="A class code that sharing asks for.")] = "",
+    code: Annotated[
+        str, typer.Option("--code", "--class-code", help="A class code that sharing asks for.")
+    ] = "",
 ) -> None:
     """Collect entries over HTTP and show the wall at the same address, until Ctrl-C."""
     from labcore.errors import LessonError
@@ -61,21 +70,25 @@ def collect(
 
 @app.command()
 def show(
-    folder: Annotated[Path, typer.Argument(help="A class folder.")],
+    wall: Annotated[str, typer.Argument(help="A class folder, or a collector's address.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any.")] = 0,
     static: Annotated[Path | None, typer.Option(help="Write the wall as one HTML file instead.")] = None,
 ) -> None:
     """Show the wall of a class folder on this machine, live; or write it as a file."""
     from labcore.lab.results import write_whole
-    from labcore.lab.wall.folder import Folder
+    from labcore.lab.wall.membership import is_url
     from labcore.lab.wall.page import page_html, wall_data
+    from labcore.lab.wall.panel import count
+    from labcore.lab.wall.share import read
 
-    entries, faults = Folder(folder).entries()
-    if static is None:
-        _serve(folder, "127.0.0.1", port, "", invite=False)
-        return
-    write_whole(static, page_html("", wall_data(entries, faults)))
-    print(f"{static}: {len(entries)} learners, on one page that needs no network.")
+    entries, faults = read(wall)
+    if static is not None:
+        write_whole(static, page_html("", wall_data(entries, faults)))
+        print(f"{static}: {count(len(entries), 'learner')}, on one page that needs no network.")
+    elif is_url(wall):
+        print(f"The wall: {wall}\n{count(len(entries), 'learner')} so far; open that address in a browser.")
+    else:
+        _serve(Path(wall).expanduser(), "127.0.0.1", port, "", invite=False)
 
 
 def _serve(folder: Path, host: str, port: int, code: str, *, invite: bool) -> None:
@@ -89,19 +102,28 @@ def _serve(folder: Path, host: str, port: int, code: str, *, invite: bool) -> No
 
     with bind(host, port) as sock:
         address = f"http://{_reachable(host)}:{sock.getsockname()[1]}"
-        to = address if invite else str(folder.resolve())
-        how = how_to_share(to, code)
-        print(f"The wall: {address}\nTo share: {how}")
-        if not invite:
-            print("Anybody who may write into that folder shares; Ctrl-C ends this page.")
+        how = how_to_share(address if invite else str(folder.resolve()), code)
+        print(f"The wall: {address}\nTo share: {how}\n{_who(host, invite)} Ctrl-C ends it.", flush=True)
         app = create_app(Folder(folder), code, how)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[sock])
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
+        )
+        uvicorn.Server(config).run(sockets=[sock])
+
+
+def _who(host: str, invite: bool) -> str:
+    """One sentence: who can share."""
+    if not invite:
+        return "Anybody who may write into that folder shares."
+    if host in ("127.0.0.1", "localhost", "::1"):
+        return "Only this machine reaches it; --host 0.0.0.0 opens it to the room."
+    return "Everybody in this network reaches it."
 
 
 def _reachable(host: str) -> str:
     """The address that others in the room use for this machine."""
     if host not in ("0.0.0.0", "::"):
-        return host
+        return f"[{host}]" if ":" in host else host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # a documentation address: nothing is sent, a route is chosen

@@ -12,6 +12,7 @@ from labcore.lab.display import finding, show, table
 from labcore.lab.figures import intro, lab_map
 from labcore.lab.live import BatchPoint, Reading
 from labcore.lab.predictions import Prediction
+from labcore.lab.results import DECODE_RATE
 from labcore.lab.units import gigabytes, seconds, si, significant
 from labcore.lab.widgets.common import Explorer, View, slider
 from labcore.model import Model
@@ -138,6 +139,18 @@ def show_batches(points: Sequence[BatchPoint], guess: Prediction) -> None:
     """Throughput and TPOT against batch, with the gain that was predicted."""
     figure = intro.batch_gain([p.batch for p in points], [p.metrics for p in points], guess.number)
     show(figure, batches_finding(points), [point.row() for point in points])
+    _record_rates([points[0], points[-1]])
+
+
+def _record_rates(points: Sequence[BatchPoint]) -> None:
+    """Keep tokens per second of all sequences together in decode steps, with what they were measured on."""
+    now = session.current()
+    on = {"model": now.model.name, "dtype": str(now.model.dtype).removeprefix("torch.")}
+    for point in points:
+        if tpot_s := point.metrics.tpot_s:
+            name = f"{DECODE_RATE}, batch {point.batch}"
+            now.results.record("measurements", name, **on, batch=point.batch, value=point.batch / tpot_s)
+    now.results.save()
 
 
 def batches_finding(points: Sequence[BatchPoint]) -> str:

@@ -19,6 +19,8 @@ from labcore.errors import LessonError
 
 _SECTIONS = ("predictions", "exercises", "measurements")
 _FILES = "lesson-*.json"
+WALL_FILE = "wall.json"  # who this learner is on class walls, beside the results
+DECODE_RATE = "decode tok/s"  # how the names of measurements of that begin
 
 
 def folder() -> Path:

@@ -19,11 +19,11 @@ def use_theme(page: Page, name: str) -> None:
     page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=name)
 
 
-def violations(page: Page) -> list[str]:
-    """What axe finds in the outputs that is serious or critical: rule, element and reason."""
+def violations(page: Page, scope: str = OUTPUTS) -> list[str]:
+    """What axe finds in the outputs (or in `scope`) that is serious or critical: rule, element and reason."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(Axe().axe_script)
-    found = page.evaluate(_RUN, OUTPUTS)["violations"]
+    found = page.evaluate(_RUN, scope)["violations"]
     return [
         f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
         for rule in found

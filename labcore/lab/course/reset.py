@@ -13,7 +13,7 @@ import nbformat
 
 from labcore.errors import LessonError
 from labcore.lab import notebook_files, runner
-from labcore.lab.results import folder, write_whole
+from labcore.lab.results import WALL_FILE, folder, write_whole
 from labcore.lab.runner import Lesson
 
 
@@ -24,9 +24,12 @@ def resettable(*, notebooks: bool = False) -> list[Lesson]:
     return [Lesson(path) for path in paths] + [runner.front_page()] * notebooks
 
 
-def reset(lessons: Sequence[Lesson], *, notebooks: bool = False) -> tuple[Path, list[str]]:
+def reset(
+    lessons: Sequence[Lesson], *, notebooks: bool = False, membership: bool = False
+) -> tuple[Path, list[str]]:
     """Move the results of lessons to a folder beside them, and with `notebooks` restore their notebooks too.
 
+    membership: who this learner is on class walls goes aside as well, for the next one at this machine.
     Returns that folder and the names of what lies in it now; it exists only if something was moved. Raises
     LessonError where something cannot be moved; what was moved before that is named and stays where it is.
     """
@@ -34,11 +37,11 @@ def reset(lessons: Sequence[Lesson], *, notebooks: bool = False) -> tuple[Path, 
     fresh = {lesson.path: pristine(lesson.path) for lesson in lessons if notebooks}
     moved: list[str] = []
     try:
-        for lesson in lessons:
-            for path in _results_of(lesson):
-                aside.mkdir(parents=True, exist_ok=True)
-                os.replace(path, aside / path.name)
-                moved.append(path.name)
+        walls = [folder() / WALL_FILE] * (membership and (folder() / WALL_FILE).exists())
+        for path in [found for lesson in lessons for found in _results_of(lesson)] + walls:
+            aside.mkdir(parents=True, exist_ok=True)
+            os.replace(path, aside / path.name)
+            moved.append(path.name)
         for notebook, text in fresh.items():
             if _restore(notebook, text, aside):
                 moved.append(notebook.name)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hmac
+import sys
+from functools import lru_cache
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labcore.errors import LabError, LessonError
+from labcore.errors import LabError
 from labcore.lab.wall.entry import Entry, first_fault
-from labcore.lab.wall.folder import Folder, NotYours, WallFull
+from labcore.lab.wall.folder import MOST_BYTES, Folder, NotYours, WallFull
 from labcore.lab.wall.page import page_html, plotly_script, wall_data
 from labcore.serving.server.limits import BodyLimit, Limits
 
-MOST_BYTES = 2**20
 _STATUS: dict[type[LabError], int] = {NotYours: 403, WallFull: 409}
+_DEAD = "The collector cannot keep or read entries now; tell whoever runs it: its terminal says why."
 
 
 class Refused(Exception):
@@ -28,14 +32,38 @@ class Refused(Exception):
         self.status, self.sentence = status, sentence
 
 
+class HangUp:
+    """Ends the connection behind a refused body: what is still coming is not even read and thrown away."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, closing)
+
+
 def create_app(folder: Folder, code: str = "", how: str = "") -> FastAPI:
-    """PUT and DELETE /entries/{id}, GET /wall.json, and the page at /.
+    """PUT and DELETE /entries/{id}, GET /entries and /wall.json, and the page at /.
 
     code: what learners must send to add or remove; without one everybody may who reaches the port. how: the
     line on the page that says how to share.
     """
     app = FastAPI(title="class wall", docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limits=Limits(max_body_bytes=MOST_BYTES))
+    app.add_middleware(HangUp)
+    _answer_errors(app)
+    _take_entries(app, folder, code)
+    _show_entries(app, folder, how)
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error is {"error": one sentence}."""
 
     @app.exception_handler(Refused)
     async def refused(request: Request, why: Refused) -> JSONResponse:
@@ -43,19 +71,32 @@ def create_app(folder: Folder, code: str = "", how: str = "") -> FastAPI:
 
     @app.exception_handler(LabError)
     async def failed(request: Request, why: LabError) -> JSONResponse:
-        return JSONResponse({"error": str(why)}, status_code=_STATUS.get(type(why), 503))
+        status = _STATUS.get(type(why), 503)
+        if (
+            status == 503
+        ):  # its sentence names folders of this machine, which are none of a learner's business
+            print(why, file=sys.stderr, flush=True)
+        return JSONResponse({"error": _DEAD if status == 503 else str(why)}, status_code=status)
 
-    @app.put("/entries/{id}", responses=_answers(400, 401, 403, 409, 413, 422, 503))
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, why: HTTPException) -> JSONResponse:
+        sentence = f"{why.detail}: the wall has no {request.method} of this address; its page is at /."
+        return JSONResponse({"error": sentence}, status_code=why.status_code, headers=why.headers)
+
+
+def _take_entries(app: FastAPI, folder: Folder, code: str) -> None:
+    """What changes the folder. On the event loop, one after another: so the bound on entries holds."""
+
+    @app.put("/entries/{id}", responses=_answers(400, 401, 403, 408, 409, 413, 422, 503))
     async def put(
         id: str, request: Request, x_wall_secret: Annotated[str, Header()] = "",
         x_class_code: Annotated[str, Header()] = "",
     ) -> dict[str, str]:  # fmt: skip
         """Add or replace an entry."""
-        _ensure_code(x_class_code, code)
-        entry = _entry(await request.body())
-        if str(entry.id) != str(_uuid(id)):
+        _ensure_allowed(x_class_code, code, x_wall_secret)
+        place, entry = _uuid(id), _entry(await request.body())
+        if entry.id != place:
             raise Refused(400, "The entry's id is not that of the address; share with `labcore wall share`.")
-        _ensure_secret(x_wall_secret)
         folder.put(entry, x_wall_secret)
         return {"kept": str(entry.id)}
 
@@ -64,11 +105,25 @@ def create_app(folder: Folder, code: str = "", how: str = "") -> FastAPI:
         id: str, x_wall_secret: Annotated[str, Header()] = "", x_class_code: Annotated[str, Header()] = ""
     ) -> dict[str, str]:
         """Take an entry back."""
-        _ensure_code(x_class_code, code)
-        _ensure_secret(x_wall_secret)
+        _ensure_allowed(x_class_code, code, x_wall_secret)
         if not folder.remove(_uuid(id), x_wall_secret):
-            raise Refused(404, "There is no entry with this id.")
+            raise Refused(404, "There is no entry with this id; it may be taken back already.")
         return {"removed": id}
+
+
+def _show_entries(app: FastAPI, folder: Folder, how: str) -> None:
+    """What anybody may read who reaches the port."""
+
+    @lru_cache(maxsize=1)
+    def drawn(version: str) -> bytes:
+        """Drawn once for all who look."""
+        return bytes(JSONResponse({"version": version, **wall_data(*folder.entries())}).body)
+
+    @app.get("/entries", responses=_answers(503))
+    def entries() -> JSONResponse:
+        """All entries, the earliest learner first, and files that are none."""
+        found, faults = folder.entries()
+        return JSONResponse({"entries": [one.model_dump(mode="json") for one in found], "faults": faults})
 
     @app.get("/wall.json", responses=_answers(503))
     def wall(seen: str = "") -> Response:
@@ -76,7 +131,7 @@ def create_app(folder: Folder, code: str = "", how: str = "") -> FastAPI:
         version = folder.version()
         if seen == version:
             return Response(status_code=204)
-        return JSONResponse({"version": version, **wall_data(*folder.entries())})
+        return Response(drawn(version), media_type="application/json")
 
     @app.get("/", response_class=HTMLResponse)
     def page() -> str:
@@ -84,9 +139,9 @@ def create_app(folder: Folder, code: str = "", how: str = "") -> FastAPI:
 
     @app.get("/plotly.js", response_class=Response)
     def plotly() -> Response:
-        return Response(plotly_script(), media_type="text/javascript")
-
-    return app
+        return Response(
+            plotly_script(), media_type="text/javascript", headers={"Cache-Control": "max-age=3600"}
+        )
 
 
 def _answers(*statuses: int) -> dict[int | str, dict[str, str]]:
@@ -94,12 +149,10 @@ def _answers(*statuses: int) -> dict[int | str, dict[str, str]]:
     return {status: {"description": "one sentence that says why"} for status in statuses}
 
 
-def _ensure_code(given: str, wanted: str) -> None:
-    if wanted and not hmac.compare_digest(given.encode(), wanted.encode()):
+def _ensure_allowed(given: str, wanted: str, secret: str) -> None:
+    """Headers arrive as Latin-1 and are sent as UTF-8."""
+    if wanted and not hmac.compare_digest(given.encode("latin-1"), wanted.encode()):
         raise Refused(401, "The class code is missing or wrong; it is on the board: --code CODE.")
-
-
-def _ensure_secret(secret: str) -> None:
     if not 20 <= len(secret) <= 200:
         raise Refused(400, "The secret has 20 to 200 characters; share with `labcore wall share`.")
 
@@ -115,6 +168,7 @@ def _entry(body: bytes) -> Entry:
     try:
         return Entry.model_validate_json(body)
     except ValidationError as error:
-        raise Refused(422, f"This is no entry of the wall ({first_fault(error)}).") from None
-    except LessonError as error:
-        raise Refused(422, str(error)) from None
+        why = first_fault(error)
+        raise Refused(
+            422, f"This is no entry of the wall ({why}); share with `labcore wall share`."
+        ) from None

@@ -6,28 +6,33 @@ question or answer in words: a device's name and versions, numbers, and how many
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any
-from uuid import UUID, uuid4
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from labcore.errors import LessonError
-from labcore.lab.course.progress import of_course
-from labcore.lab.results import Results, folder, now, read_saved, write_whole
+from labcore.errors import DeviceError, LessonError
+from labcore.lab.course.progress import Progress, misplaced, of_course
+from labcore.lab.results import DECODE_RATE, Results, now, read_saved
+
+if TYPE_CHECKING:
+    from labcore.perf.roofline import Roofs
 
 SCHEMA = 1
-_Name = Annotated[str, Field(max_length=40, pattern=r"^[^\x00-\x1f\x7f<>]*$")]
+LARGEST = 1e18
+# No control characters, no tags, and nothing that turns the direction of the text around it.
+_Name = Annotated[str, Field(max_length=40, pattern=r"^[^\x00-\x1f\x7f-\x9f<>\u2028-\u202e\u2066-\u2069]*$")]
 _Positive = Annotated[float, AfterValidator(lambda value: _finite(value))]
+_Lesson = Annotated[str, Field(pattern=r"^0[1-8]$")]
+_Count = Annotated[int, Field(ge=0, le=99)]
 
 
 def _finite(value: float) -> float:
-    if not (math.isfinite(value) and 0 < value < 1e18):
-        raise ValueError("must be a positive number below 1e18")
+    if not (math.isfinite(value) and 0 < value < LARGEST):
+        raise ValueError(f"must be a positive number below {LARGEST:g}")
     return value
 
 
@@ -47,12 +52,28 @@ class Point(Strict):
     locked: bool
 
 
+class Speed(Strict):
+    """Tokens per second while decoding, of all sequences of a batch together."""
+
+    model: _Name
+    dtype: _Name
+    batch: Annotated[int, Field(ge=1, le=100_000)]
+    tokens_per_s: _Positive
+
+
+class Done(Strict):
+    """Exercises of one lesson: right ones, of all."""
+
+    right: _Count
+    of: _Count
+
+
 class Machine(Strict):
     """The device and versions behind the numbers; roofs in FLOP/s by dtype and bytes/s, where measured."""
 
     device: _Name
     kind: _Name
-    memory_bytes: _Positive
+    memory_bytes: _Positive | None = None
     threads: Annotated[int, Field(ge=1, le=4096)]
     torch: _Name
     labcore: _Name
@@ -69,65 +90,34 @@ class Entry(Strict):
     shared_at: Annotated[str, Field(max_length=40)]
     machine: Machine
     points: Annotated[list[Point], Field(max_length=200)] = []
-    tokens_per_s: _Positive | None = None
-    exercises_right: Annotated[dict[str, Annotated[int, Field(ge=0, le=99)]], Field(max_length=8)] = {}
+    speeds: Annotated[list[Speed], Field(max_length=32)] = []
+    lessons: Annotated[dict[_Lesson, Done], Field(max_length=8)] = {}
 
 
-class Identity(Strict):
-    """Who shared from this machine: a random id, and the secret that lets nobody else replace the entry."""
-
-    id: UUID
-    secret: Annotated[str, Field(min_length=20, max_length=200)]
-
-
-def identity() -> Identity:
-    """This machine's learner, made at first use and kept beside the results as readable JSON.
-
-    Raises LessonError when the file is damaged or cannot be written.
-    """
-    path = folder() / "wall.json"
-    if path.exists():
-        try:
-            return Identity.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            first = str(error).splitlines()[0]
-            raise LessonError(f"{path} is damaged ({first}); delete it to share as somebody new.") from None
-    made = Identity(id=uuid4(), secret=secrets.token_urlsafe(24))
-    write_whole(path, made.model_dump_json(indent=2) + "\n")
-    return made
-
-
-def secret_hash(secret: str) -> str:
-    """What is kept of a secret where entries lie."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def make_entry(name: str = "") -> Entry:
-    """This machine's entry. Raises LessonError when no lesson has measured anything, or for a bad name."""
-    lessons = of_course()
-    saved = {entry.outline.number: _saved(entry.outline.number) for entry in lessons if not entry.problem}
-    machines = [data["machine"] for data in saved.values() if data.get("machine")]
+def make_entry(id: UUID, name: str = "") -> Entry:
+    """This machine's entry under `id`. Raises LessonError when no lesson was run, or for a bad name."""
+    begun = {entry.outline.number: entry for entry in of_course() if entry.saved_at}
+    saved = {number: read_saved(Results(number).path) for number in begun}
+    machines = [data for data in saved.values() if data.get("machine")]
     if not machines:
-        raise LessonError("There is nothing to share yet; run a lesson, whose results the wall shows.")
-    points = [point for data in saved.values() for point in _points(data.get("predictions", {}))]
-    right = {entry.outline.number: len(entry.right) for entry in lessons if entry.right}
-    first = saved.get("01", {}).get("predictions", {}).get("01.1", {})
+        raise LessonError(
+            misplaced() or "There is nothing to share yet; run a lesson first, such as lesson 1."
+        )
+    latest = max(machines, key=lambda data: str(data.get("saved_at")))
     try:
         return Entry(
-            id=identity().id,
-            name=name.strip(),
+            id=id,
+            name=" ".join(name.split(" ")).strip(),
             shared_at=now(),
-            machine=_machine(machines[-1]),
-            points=points,
-            tokens_per_s=first.get("measured"),
-            exercises_right=right,
+            machine=_machine(latest["machine"]),
+            points=[point for data in saved.values() for point in _points(data.get("predictions", {}))],
+            speeds=[speed for data in saved.values() for speed in _speeds(data.get("measurements", {}))],
+            lessons={number: _done(progress) for number, progress in begun.items()},
         )
     except ValueError as error:
-        raise LessonError(f"This cannot be shared: {first_fault(error)}.") from None
-
-
-def _saved(number: str) -> dict[str, Any]:
-    return read_saved(Results(number).path)
+        raise LessonError(
+            f"This cannot be shared ({first_fault(error)}); mend that and share again."
+        ) from None
 
 
 def first_fault(error: ValueError) -> str:
@@ -136,8 +126,14 @@ def first_fault(error: ValueError) -> str:
     if details is None:
         return str(error)
     fault = details(include_url=False)[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    place = ".".join(str(part) for part in fault["loc"])[:60]
+    if fault["type"] == "string_pattern_mismatch":
+        return f"{place}: characters that do not belong there"
     return f"{place}: {fault['msg']}" if place else str(fault["msg"])
+
+
+def _done(progress: Progress) -> Done:
+    return Done(right=len(progress.right), of=len(progress.outline.ids("exercises")))
 
 
 def _points(predictions: Mapping[str, Mapping[str, Any]]) -> list[Point]:
@@ -151,31 +147,49 @@ def _points(predictions: Mapping[str, Mapping[str, Any]]) -> list[Point]:
     return found
 
 
+def _speeds(measurements: Mapping[str, Mapping[str, Any]]) -> list[Speed]:
+    """Every decode rate that a lesson recorded."""
+    return [
+        Speed(
+            model=value.get("model", ""), dtype=value.get("dtype", ""), batch=value.get("batch", 1),
+            tokens_per_s=value.get("value", 0),
+        )
+        for name, value in measurements.items()
+        if name.startswith(DECODE_RATE)
+    ]  # fmt: skip
+
+
 def _positive(value: Any) -> float | None:
     """A number that has a place on a logarithmic axis, or None."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value < math.inf else None
+    return float(value) if is_number and 0 < value < LARGEST else None
 
 
 def _machine(recorded: Mapping[str, Any]) -> Machine:
     """The device as the last lesson recorded it, with its roofs if they were measured here."""
-    from labcore.errors import DeviceError
-    from labcore.perf import roofline
-
-    try:
-        roofs = roofline.known(str(recorded.get("device", "cpu")))
-    except DeviceError:
-        roofs = None  # measured on a device that is not here now
+    roofs = _roofs(recorded)
     return Machine(
         device=str(recorded.get("name", "unknown"))[:40],
         kind=str(recorded.get("device", "cpu")),
-        memory_bytes=recorded.get("total_memory", 0),
+        memory_bytes=_positive(recorded.get("total_memory")),
         threads=recorded.get("threads", 1),
         torch=str(recorded.get("torch_version", "")),
         labcore=str(recorded.get("labcore_version", "")),
         matmul_flops=dict(roofs.matmul_flops) if roofs else {},
         read_bandwidth=roofs.read_bandwidth if roofs else None,
     )
+
+
+def _roofs(recorded: Mapping[str, Any]) -> Roofs | None:
+    """The recorded device's roofs; None if they were not measured, or the device is not here now."""
+    from labcore.perf import roofline
+    from labcore.perf.machine import device_name
+
+    try:
+        device = str(recorded.get("device", "cpu"))
+        return roofline.known(device) if device_name(device) == recorded.get("name") else None
+    except DeviceError:
+        return None
 
 
 def as_text(entry: Entry) -> str:

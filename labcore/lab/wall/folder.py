@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from labcore.errors import LessonError
-from labcore.lab.results import write_whole
-from labcore.lab.wall.entry import Entry, first_fault, secret_hash
+from labcore.lab.results import now, write_whole
+from labcore.lab.wall.entry import Entry, first_fault
+from labcore.lab.wall.membership import secret_hash
 
 MOST = 500  # entries of one class
+MOST_BYTES = 2**20  # of one entry
+_JUNK = (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class NotYours(LessonError):
@@ -34,23 +39,24 @@ class Folder:
 
         Raises NotYours, WallFull, or LessonError where the folder is not there, refuses or is full.
         """
-        self._ensure()
         target = self._file(entry.id)
-        self._ensure_owner(target, secret)
-        if not target.exists() and len(list(self.path.glob("*.json"))) >= MOST:
+        since = self._owned_since(target, secret)
+        if since is None and len(self._files()) >= MOST:
             raise WallFull(f"The wall holds {MOST} entries, the most it takes; remove old ones first.")
-        data = {"secret_sha256": secret_hash(secret), "entry": entry.model_dump(mode="json")}
+        data = {
+            "secret_sha256": secret_hash(secret),
+            "since": since or now(),
+            "entry": entry.model_dump(mode="json"),
+        }
         write_whole(target, json.dumps(data, indent=2) + "\n")
 
     def remove(self, id: UUID, secret: str) -> bool:
         """Take an entry away; False if there is none. Raises NotYours and LessonError as `put`."""
-        self._ensure()
         target = self._file(id)
-        if not target.exists():
+        if self._owned_since(target, secret) is None:
             return False
-        self._ensure_owner(target, secret)
         try:
-            target.unlink()
+            target.unlink(missing_ok=True)
         except OSError as error:
             raise LessonError(
                 f"{target} could not be removed ({error.strerror}); ask who runs the wall."
@@ -58,47 +64,84 @@ class Folder:
         return True
 
     def entries(self) -> tuple[list[Entry], list[str]]:
-        """All entries, the earliest shared first, and one sentence for each file that is none."""
-        self._ensure()
-        found: list[Entry] = []
+        """All entries, the earliest learner first, and one sentence for each file that is none."""
+        found: list[tuple[str, Entry]] = []
         faults: list[str] = []
-        for path in sorted(self.path.glob("*.json")):
+        for path in self._files():
             try:
-                entry = _read(path)
-            except (ValueError, OSError, KeyError, TypeError) as error:
-                fault = first_fault(error) if isinstance(error, ValueError) else str(error)
-                faults.append(f"{path.name} is no entry ({fault}) and is left out.")
+                data = _read(path)
+                entry = _checked(path, data)
+            except FileNotFoundError:
+                continue  # taken back just now
+            except _JUNK as error:
+                faults.append(f"{path.name} is no entry ({_why(error)}) and is left out.")
             else:
-                found.append(entry)
-        return sorted(found, key=lambda entry: (entry.shared_at, str(entry.id))), faults
+                found.append((str(data.get("since", "")), entry))
+        return [entry for _, entry in sorted(found, key=lambda one: (one[0], str(one[1].id)))], faults
 
     def version(self) -> str:
-        """Changes whenever an entry comes, changes or goes."""
-        self._ensure()
-        files = ((path.name, path.stat().st_mtime_ns) for path in sorted(self.path.glob("*.json")))
-        return secret_hash(repr(list(files)))[:16]
+        """Changes whenever an entry comes, changes or goes. Raises LessonError without a folder."""
+        seen = []
+        for path in self._files():
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # taken back just now
+            seen.append((path.name, status.st_mtime_ns, status.st_size, status.st_ino))
+        return secret_hash(repr(seen))[:16]
 
-    def _ensure(self) -> None:
-        if not self.path.is_dir():
-            raise LessonError(f"There is no class folder {self.path}; check its name, or mount it first.")
+    def _files(self) -> list[Path]:
+        try:
+            with os.scandir(self.path) as found:
+                return sorted(Path(one.path) for one in found if one.name.endswith(".json"))
+        except OSError as error:
+            raise LessonError(
+                f"There is no class folder {self.path} that can be read ({error.strerror}); check its name "
+                "or mount it first (a collector's address begins with http://)."
+            ) from None
 
     def _file(self, id: UUID) -> Path:
         return self.path / f"{id}.json"
 
-    def _ensure_owner(self, target: Path, secret: str) -> None:
+    def _owned_since(self, target: Path, secret: str) -> str | None:
+        """When the owner of `secret` first shared; None if nobody did. Raises NotYours for another's."""
+        self._files()  # says what is wrong with the folder
         try:
-            kept = json.loads(target.read_text(encoding="utf-8")).get("secret_sha256", "")
+            kept = _read(target)
+            owner, since = str(kept.get("secret_sha256")), str(kept.get("since", ""))
         except FileNotFoundError:
-            return
-        except (ValueError, OSError, AttributeError):
+            return None
+        except _JUNK:
             raise NotYours(f"{target.name} is damaged; ask who runs the wall to remove it.") from None
-        if not hmac.compare_digest(str(kept), secret_hash(secret)):
+        if not hmac.compare_digest(owner, secret_hash(secret)):
             raise NotYours("This entry was shared from another machine, which alone can change it.")
+        return since
 
 
-def _read(path: Path) -> Entry:
-    """Raises ValueError, KeyError, TypeError, OSError for what is no entry."""
-    entry = Entry.model_validate(json.loads(path.read_text(encoding="utf-8"))["entry"])
+def _read(path: Path) -> dict[str, Any]:
+    """Raises one of _JUNK for what is no file of an entry."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it is longer than {MOST_BYTES:,} bytes")
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
+def _checked(path: Path, data: dict[str, Any]) -> Entry:
+    """Raises one of _JUNK for what is no entry, or lies under another's name."""
+    entry = Entry.model_validate(data["entry"])
     if path.stem != str(entry.id):
         raise ValueError("its name is not its id")
     return entry
+
+
+def _why(error: BaseException) -> str:
+    """In a few words, without paths."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON from line {error.lineno}"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return first_fault(error) if isinstance(error, ValueError) else "it has no entry in it"

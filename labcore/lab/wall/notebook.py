@@ -3,50 +3,65 @@
 from __future__ import annotations
 
 from html import escape
-from pathlib import Path
 
 import ipywidgets as widgets
 
 from labcore.errors import LabError, LessonError
 from labcore.lab.display import Region, html_bundle, note_bundle, publish, show
 from labcore.lab.wall import share as sharing
-from labcore.lab.wall.entry import as_text, make_entry
+from labcore.lab.wall.entry import Entry, as_text, make_entry
 from labcore.lab.wall.figures import panels
-from labcore.lab.wall.folder import Folder
+from labcore.lab.wall.membership import Membership, join
 from labcore.lab.widgets.common import place
 
 
 def share(to: str, name: str = "", code: str = "") -> None:
     """Show exactly what would be shared, and a button that does it. Nothing is sent before it is pressed.
 
-    to: a class folder, or a collector's address. Raises LessonError when there is nothing to share.
+    to: a class folder, or a collector's address. name: shown on the wall; without one you are a number.
+    code: the class code, where the collector asks for one. Raises LessonError when there is nothing to share.
     """
-    entry = make_entry(name)
+    membership = join(to, code)
+    entry = make_entry(membership.id, name)
     publish(html_bundle(_details(as_text(entry)), as_text(entry)))
-    button = widgets.Button(description=f"Share this with {to}", layout=widgets.Layout(width="max-content"))
-    answer = Region()
+    place(_button(entry, membership), "a button that shares")
+
+
+def _button(entry: Entry, membership: Membership) -> widgets.VBox:
+    button = widgets.Button(description=f"Share with {membership.to}", layout={"width": "max-content"})
+    answer = widgets.Output()
 
     def pressed(_: object) -> None:
+        button.disabled = True  # one press, one entry
         try:
-            sharing.share(entry, to, code)
+            sharing.share(entry, membership)
         except LabError as error:
-            answer.show(note_bundle(str(error), "bad"))
+            told = note_bundle(str(error), "bad", "Not shared:")
         else:
-            answer.show(note_bundle("Shared. `labcore wall withdraw` takes it back.", "good"))
+            back = f"labcore wall withdraw --to {membership.to}"
+            told = note_bundle(f"To take it back: {back}", "good", "Shared.")
+        button.disabled = False
+        answer.clear_output()
+        with answer:
+            Region().show(told)
 
     button.on_click(pressed)
-    place(button, "a button that shares")
+    return widgets.VBox([button, answer])
 
 
 def _details(text: str) -> str:
-    return f"<details><summary>What would be shared, all of it</summary><pre>{escape(text)}</pre></details>"
+    summary = "What would be shared, all of it"
+    return f"<details open><summary>{summary}</summary><pre>{escape(text)}</pre></details>"
 
 
-def wall(folder: str) -> None:
-    """Everybody's figures from a class folder, each with its sentence and table. Raises LessonError."""
-    entries, faults = Folder(Path(folder).expanduser()).entries()
+def wall(to: str) -> None:
+    """Everybody's figures from a class folder or a collector, each with its sentence and table.
+
+    Raises LessonError when there is no such wall, or nobody shared anything yet.
+    """
+    entries, faults = sharing.read(to)
     if not entries:
-        raise LessonError(f"Nobody has shared anything in {folder} yet; lab.share({folder!r}) is the first.")
+        raise LessonError(f"Nobody has shared anything with {to} yet; lab.share({to!r}) is the first.")
     for panel in panels(entries):
         show(panel.figure, panel.finding, panel.rows)
     for fault in faults:

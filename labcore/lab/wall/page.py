@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,26 @@ import plotly
 
 from labcore.lab import tables
 from labcore.lab.wall.entry import Entry
-from labcore.lab.wall.figures import Panel, panels
+from labcore.lab.wall.figures import panels
+from labcore.lab.wall.panel import Panel, count
 
-EMPTY = "Nobody has shared anything yet."
+EMPTY = "nobody has shared yet"
+_MOST_FAULTS = 5  # named on the page; more would hide the figures
 
 
 def wall_data(entries: Sequence[Entry], faults: Sequence[str]) -> dict[str, Any]:
     """What the page draws: a headline, the panels, and sentences about files that are no entries."""
     return {
-        "headline": f"{len(entries)} learners" if entries else EMPTY,
-        "faults": list(faults),
-        "panels": [_as_json(panel) for panel in panels(entries)],
+        "headline": count(len(entries), "learner") if entries else EMPTY,
+        "faults": _told(faults),
+        "panels": [_as_json(panel) for panel in panels(entries)] if entries else [],
     }
+
+
+def _told(faults: Sequence[str]) -> list[str]:
+    rest = len(faults) - _MOST_FAULTS
+    more = [f"{count(rest, 'more file')} in the folder {'is' if rest == 1 else 'are'} no entries."]
+    return [*faults[:_MOST_FAULTS], *(more if rest > 0 else [])]
 
 
 def _as_json(panel: Panel) -> dict[str, Any]:
@@ -33,14 +41,14 @@ def _as_json(panel: Panel) -> dict[str, Any]:
         "title": panel.title,
         "figure": json.loads(panel.figure.to_json()),
         "finding": panel.finding,
-        "table": tables.as_html(panel.rows) if panel.rows else "",
+        "table": tables.as_html(panel.rows, panel.title) if panel.rows else "",
     }
 
 
 def page_html(how: str, data: dict[str, Any] | None = None) -> str:
     """The page. Without `data` it asks its own server for it, again and again; with it, it is whole.
 
-    how: the line that says how to share.
+    how: what learners type to share; empty for a page that takes no more.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("wall.html")
@@ -55,6 +63,6 @@ def plotly_script() -> str:
     return script.read_text(encoding="utf-8")
 
 
-def how_to_share(to: str, code: str) -> str:
+def how_to_share(to: str, code: str = "") -> str:
     """What learners type."""
-    return f"labcore wall share --to {escape(to)}" + (f" --code {escape(code)}" if code else "")
+    return f"labcore wall share --to {shlex.quote(to)}" + (f" --code {shlex.quote(code)}" if code else "")

@@ -111,6 +111,18 @@ def test_results_move_aside_and_nothing_is_lost(results: Path) -> None:
     assert Results.open("02").exercises == {}
 
 
+def test_all_begins_anew_on_class_walls_too(results: Path) -> None:
+    """The next learner at this machine must not replace the entry of the one before."""
+    results.mkdir()
+    (results / "wall.json").write_text('{"classes": []}')
+    said = CliRunner().invoke(app, ["lessons", "reset", "01", "--yes"])
+    assert (results / "wall.json").exists(), said.output
+    said = CliRunner().invoke(app, ["lessons", "reset", "--all", "--yes"])
+    assert "wall.json" in said.output
+    assert not (results / "wall.json").exists()
+    assert [path.parent.parent for path in results.rglob("wall.json")] == [results]
+
+
 def test_two_resets_keep_both(results: Path) -> None:
     folders = []
     for value in (1, 2):
