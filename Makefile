@@ -86,6 +86,7 @@ site: $(LAB)
 
 notebooks: $(TEST)
 	$(RUN) -m labcore.cli lessons sync
+	$(RUN) -m labcore.cli lessons guides
 
 model: $(TEST)
 	$(RUN) -m data.story.make

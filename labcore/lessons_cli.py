@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from labcore import teach_cli
+
 app = typer.Typer(no_args_is_help=True, help="List, open, run and rebuild the lessons.")
+teach_cli.add_to(app)
 
 
 class Mode(StrEnum):
@@ -122,7 +125,9 @@ def sync_lessons(
 @app.command("reset")
 def reset_lessons(
     names: Annotated[list[str] | None, typer.Argument(help="Numbers or names, such as 01 2.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Reset every lesson.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Reset every lesson, and who you are on class walls.")
+    ] = False,
     notebook: Annotated[
         bool, typer.Option("--notebook", help="Restore the notebooks as well, with --all the front page too.")
     ] = False,
@@ -140,7 +145,7 @@ def reset_lessons(
         what = "results and notebooks" if notebook else "results"
         titles = ", ".join(lesson.number for lesson in chosen)
         typer.confirm(f"Put the {what} of {titles} aside and begin anew?", abort=True)
-    aside, moved = reset.reset(chosen, notebooks=notebook)
+    aside, moved = reset.reset(chosen, notebooks=notebook, membership=all_)
     if moved:
         print(f"Put aside into {aside}: {', '.join(moved)}.")
         print("If one of these lessons is open, close its tab, restart its kernel, and open it again.")
