@@ -22,10 +22,16 @@ _TEXTS = """() => [...document.querySelectorAll('.jp-Notebook .jp-Cell *')].filt
     && !node.closest('.jp-InputPrompt, .jp-OutputPrompt, .jp-cell-toolbar, style, script, .modebar')
     && node.getClientRects().length && node.getBoundingClientRect().width > 1)
     .map(node => [node.textContent.trim().slice(0, 40), parseFloat(getComputedStyle(node).fontSize)])"""
-# Headings on the screen whose section is open.
-_OPEN = """() => window.jupyterapp.shell.currentWidget.content.widgets
+# Headings on the screen whose section is open, below the title.
+_OPEN = """() => window.jupyterapp.shell.currentWidget.content.widgets.slice(1)
     .filter(cell => cell.headingInfo?.level > 1 && !cell.headingCollapsed && !cell.isHidden)
     .map(cell => cell.headingInfo.text)"""
+# As from the menu Run: everything before a heading, which is selected.
+_RUN_BEFORE = """heading => {
+    const book = window.jupyterapp.shell.currentWidget.content;
+    book.activeCellIndex = book.widgets.findIndex(cell => cell.headingInfo?.text.startsWith(heading));
+    return window.jupyterapp.commands.execute('notebook:run-all-above');
+}"""
 _ALL_RAN = (
     "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.innerText.includes('*'))"
 )
@@ -53,8 +59,8 @@ class PresentingServer(Server):
 
 @pytest.fixture
 def presented(chromium: str, tmp_path: Path) -> Iterator[PresentingServer]:
-    """Lesson 2, to be presented from its second part on."""
-    stage = presenting.prepare(runner.find(["02"])[0], tmp_path / "presenting", part=2)
+    """Lesson 2, to be presented from its first part on, with the beginning folded."""
+    stage = presenting.prepare(runner.find(["02"])[0], tmp_path / "presenting", part=1)
     server = PresentingServer(tmp_path, _free_port(), stage=stage)
     jupyter.trust([stage.notebook], server.environment())
     try:
@@ -71,15 +77,12 @@ def test_parts_open_from_the_keyboard_in_letters_for_the_last_row(
     page.set_viewport_size({"width": 1920, "height": 1080})
     notebook = Notebook(page)
     notebook.open(presented.address())
-    assert page.evaluate(_OPEN) == ["Part 2 · Why the first token is late"]
-    page.get_by_text("Run all above").first.click()
+    assert page.evaluate(_OPEN) == ["Part 1 · One pass, one token"]
+    page.evaluate(_RUN_BEFORE, "Part 2")
     page.wait_for_function("() => document.querySelectorAll('.labcore-note').length > 3")
     page.wait_for_function(_ALL_RAN)
-    page.keyboard.press(presenting.PREVIOUS_KEY.replace(" ", "+"))
-    page.wait_for_function(f"() => ({_OPEN})()[0].startsWith('Part 1')")
-    assert page.evaluate(_OPEN) == ["Part 1 · One pass, one token"]
-    following = page.get_by_role("button", name="Next", exact=True).first
-    cell = notebook.cell_of(following)
+    cell = notebook.cell_of(page.get_by_role("button", name="Next"))
+    following = cell.get_by_role("button", name="Next").first
     cell.locator(".js-plotly-plot .main-svg").first.wait_for()
     assert notebook.changes(cell, lambda: following.click())
     texts = page.evaluate(_TEXTS)
@@ -89,7 +92,10 @@ def test_parts_open_from_the_keyboard_in_letters_for_the_last_row(
     page.keyboard.press(presenting.NEXT_KEY.replace(" ", "+"))
     page.wait_for_function(f"() => ({_OPEN})()[0].startsWith('Part 2')")
     assert page.evaluate(_OPEN) == ["Part 2 · Why the first token is late"]
-    assert page.get_by_text("The prompt goes through the network at once").is_visible()
+    assert page.get_by_text("The prompt goes through the network at once").last.is_visible()
+    page.keyboard.press(presenting.PREVIOUS_KEY.replace(" ", "+"))
+    page.wait_for_function(f"() => ({_OPEN})()[0].startsWith('Part 1')")
+    assert page.evaluate(_OPEN) == ["Part 1 · One pass, one token"]
     assert not page.get_by_text("Instructor").count()
     assert notebook.errors() == []
     assert notebook.problems == []
