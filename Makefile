@@ -5,6 +5,7 @@
 #   make check            the quick part of them, under 3 minutes
 #   make lessons          execute all lessons into runs/                                 (MODE=solution SCALE=full)
 #   make site             execute all lessons and write them as pages into site/
+#   make hub              JupyterHub for a class on this machine (deploy/jupyterhub)
 #   make notebooks        rebuild notebooks/*.ipynb from the scripts beside them
 #   make model            train the embedded models again
 #   make clean            remove .venv and caches; runs/ (your results) stays
@@ -15,13 +16,14 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help lab test check lint lessons site notebooks model clean
+.PHONY: help lab test check lint lessons site hub notebooks model clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install -qq
 LAB := $(VENV)/.lab-is-installed
 TEST := $(VENV)/.test-is-installed
+PROXY := $(VENV)/hub/node_modules/configurable-http-proxy
 JOBS := logical
 OPEN := yes
 MODE := learner
@@ -35,8 +37,12 @@ PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; d
 # an index that carries that build wins over the default, which brings gigabytes of CUDA libraries.
 TORCH = $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo 'torch>=2.9' || echo 'torch==2.13.0')
 
+# npm, and node below it, come from the extra `class`.
+NPM = PATH="$(abspath $(VENV))/bin:$$PATH" npm install --prefix $(VENV)/hub --no-audit --no-fund --loglevel=error \
+	'configurable-http-proxy@^5' >/dev/null
+
 help:
-	@sed -n 's/^# \{0,1\}//; 1,13p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,14p' Makefile
 
 $(RUN):
 	@test -n "$(PYTHON)" || { echo "labcore needs Python 3.11 or later and found $$(python3 --version 2>&1 || true); \
@@ -59,11 +65,19 @@ $(TEST): pyproject.toml | $(RUN)
 	@echo "Installing the lab and its tests into $(VENV); the first time this downloads a few hundred MB"
 	@$(RUN) -c 'import torch' 2>/dev/null || $(PIP) "$(TORCH)"
 	@$(PIP) -e '.[lab,test]'
+	@$(NPM) || echo "The proxy of the class server could not be installed; its test is skipped." >&2
 	@touch $(LAB) $@
 
 lab: $(LAB)
 	@$(RUN) -m labcore.cli doctor
 	@$(RUN) -m labcore.cli lessons open $(if $(filter no,$(OPEN)),--no-browser)
+
+$(PROXY): | $(LAB)
+	@$(PIP) -e '.[lab,class]'
+	@$(NPM)
+
+hub: $(PROXY)
+	@$(RUN) -m jupyterhub -f deploy/jupyterhub/jupyterhub_config.py
 
 lint: $(TEST)
 	$(RUN) -m ruff check .

@@ -10,8 +10,9 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="The class wall: share results, collect and show them.")
 
+FOLDER = "LABCORE_CLASS_FOLDER"  # a class server sets it for its learners
 _GRACE_S = 2  # after Ctrl-C, for requests that are being answered
-_To = Annotated[str, typer.Option(help="A class folder, or a collector's address.")]
+_To = Annotated[str, typer.Option(envvar=FOLDER, help="A class folder, or a collector's address.")]
 _Code = Annotated[
     str, typer.Option("--code", "--class-code", help="The class code, where the collector asks for one.")
 ]
@@ -70,7 +71,7 @@ def collect(
 
 @app.command()
 def show(
-    wall: Annotated[str, typer.Argument(help="A class folder, or a collector's address.")],
+    wall: Annotated[str, typer.Argument(envvar=FOLDER, help="A class folder, or a collector's address.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any.")] = 0,
     static: Annotated[Path | None, typer.Option(help="Write the wall as one HTML file instead.")] = None,
 ) -> None:

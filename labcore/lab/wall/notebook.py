@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 
 import ipywidgets as widgets
@@ -15,13 +16,14 @@ from labcore.lab.wall.membership import Membership, join
 from labcore.lab.widgets.common import place
 
 
-def share(to: str, name: str = "", code: str = "") -> None:
+def share(to: str = "", name: str = "", code: str = "") -> None:
     """Show exactly what would be shared, and a button that does it. Nothing is sent before it is pressed.
 
-    to: a class folder, or a collector's address. name: shown on the wall; without one you are a number.
-    code: the class code, where the collector asks for one. Raises LessonError when there is nothing to share.
+    to: a class folder, or a collector's address; default: the folder of the class server that this is. name:
+    shown on the wall; without one you are a number. code: the class code, where the collector asks for one.
+    Raises LessonError when there is nothing to share.
     """
-    membership = join(to, code)
+    membership = join(to or _class_folder(), code)
     entry = make_entry(membership.id, name)
     publish(html_bundle(_details(as_text(entry)), as_text(entry)))
     place(_button(entry, membership), "a button that shares")
@@ -49,16 +51,25 @@ def _button(entry: Entry, membership: Membership) -> widgets.VBox:
     return widgets.VBox([button, answer])
 
 
+def _class_folder() -> str:
+    if found := os.environ.get("LABCORE_CLASS_FOLDER"):
+        return found
+    raise LessonError(
+        "This machine belongs to no class server; say where, as in lab.share('http://HOST:8400')."
+    )
+
+
 def _details(text: str) -> str:
     summary = "What would be shared, all of it"
     return f"<details open><summary>{summary}</summary><pre>{escape(text)}</pre></details>"
 
 
-def wall(to: str) -> None:
+def wall(to: str = "") -> None:
     """Everybody's figures from a class folder or a collector, each with its sentence and table.
 
     Raises LessonError when there is no such wall, or nobody shared anything yet.
     """
+    to = to or _class_folder()
     entries, faults = sharing.read(to)
     if not entries:
         raise LessonError(f"Nobody has shared anything with {to} yet; lab.share({to!r}) is the first.")

@@ -70,6 +70,17 @@ def test_any_history_with_folders_that_come_and_go(steps: list[tuple[str, int]])
             assert (me.pending.speeds[0].tokens_per_s if me and me.pending else None) == waiting[which]
 
 
+def test_a_class_server_s_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LessonError, match="belongs to no class server"):
+        notebook.wall()
+    monkeypatch.setenv("LABCORE_CLASS_FOLDER", str(tmp_path))
+    with pytest.raises(LessonError, match=f"Nobody has shared anything with {tmp_path} yet"):
+        notebook.wall()
+    run_a_lesson()
+    assert CliRunner().invoke(app, ["wall", "share", "--yes"]).exit_code == 0
+    assert len(Folder(tmp_path).entries()[0]) == 1
+
+
 def test_nobody_at_the_address_keeps_the_results() -> None:
     run_a_lesson()
     with socket.socket() as probe:
