@@ -64,11 +64,11 @@ def share_out(machine: Machine, *, at_once: int | None = None, memory_each: int 
     if at_once is None:
         at_once = min(room // memory_each, machine.cores * LEARNERS_PER_CORE, by_gpu)
         if at_once < 1:
+            part = (GPU_EACH + GPU_CONTEXT) / GIB
             raise ValueError(
-                f"A learner takes {memory_each / GIB:.1f} GiB, the hub {KEPT / GIB:.1f}, and a learner's part "
-                f"of a GPU is {(GPU_EACH + GPU_CONTEXT) / GIB:.1f}; this machine has "
-                f"{machine.memory / GIB:.1f} GiB and its GPU {machine.gpu_memory / GIB:.1f}: give it more, or "
-                "set LABCORE_CLASS_AT_ONCE."
+                f"A learner takes {memory_each / GIB:.1f} GiB, the hub {KEPT / GIB:.1f}, and a part of a GPU "
+                f"is {part:.1f}; this machine has {machine.memory / GIB:.1f} GiB and its GPU "
+                f"{machine.gpu_memory / GIB:.1f}: give it more, or set LABCORE_CLASS_AT_ONCE."
             )
     elif at_once < 1:
         raise ValueError(f"LABCORE_CLASS_AT_ONCE={at_once} lets nobody in; give at least 1.")

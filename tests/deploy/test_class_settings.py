@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,12 +88,12 @@ def test_a_home_gets_what_is_missing_and_keeps_what_is_there(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("LABCORE_CLASS_ROOT", str(tmp_path / "class"))
     monkeypatch.setenv("LABCORE_CLASS_FOLDER", str(tmp_path / "wall"))
     monkeypatch.setenv("LABCORE_CLASS_AT_ONCE", "5")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    yield monkeypatch
+    return monkeypatch
 
 
 def _configured(name: str) -> Any:

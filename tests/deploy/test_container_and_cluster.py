@@ -1,0 +1,91 @@
+"""Image and chart values, held against the files that they name; no Docker and no cluster needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = (DEPLOY / "container" / "Dockerfile").read_text(encoding="utf-8")
+KUBERNETES = DEPLOY / "kubernetes"
+
+
+def _values() -> Any:
+    return yaml.safe_load((KUBERNETES / "values.yaml").read_text(encoding="utf-8"))
+
+
+def _instructions(word: str) -> list[str]:
+    joined = DOCKERFILE.replace("\\\n", " ")
+    return [line.split(maxsplit=1)[1] for line in joined.splitlines() if line.startswith(f"{word} ")]
+
+
+def test_the_image_copies_what_there_is_and_lets_it_through() -> None:
+    copied = [part for line in _instructions("COPY") for part in line.split()[:-1]]
+    assert {"labcore", "data", "notebooks", "deploy", "pyproject.toml"} <= set(copied)
+    ignored = (DEPLOY / "container" / "Dockerfile.dockerignore").read_text(encoding="utf-8").split()
+    for part in copied:
+        assert (ROOT / part).exists(), part
+        assert f"!{part}" in ignored, part
+
+
+def test_the_image_installs_extras_that_there_are_and_does_not_run_as_root() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (asked,) = re.findall(r"'\.\[([a-z,]+)\]'", DOCKERFILE)
+    assert set(asked.split(",")) <= set(extras["optional-dependencies"])
+    assert _instructions("USER") == ["jovyan"]
+    (entry,) = re.findall(r'ENTRYPOINT \["(.+)"\]', DOCKERFILE)
+    script = ROOT / Path(entry).relative_to("/opt/labcore")
+    assert os.access(script, os.X_OK)
+    (config,) = re.findall(r"JUPYTER_CONFIG_PATH=/opt/labcore/(\S+)", DOCKERFILE)
+    assert (ROOT / config / "jupyter_lab_config.json").is_file()
+
+
+def test_the_start_script_fills_a_home_and_keeps_what_is_there(tmp_path: Path) -> None:
+    lessons = tmp_path / "lessons"
+    lessons.mkdir()
+    (lessons / "index.ipynb").write_text("mine")
+    words = [str(DEPLOY / "container" / "start.sh"), "sh", "-c", "echo started as $0 in $HOME; exit 7"]
+    done = subprocess.run(words, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (7, f"started as sh in {tmp_path}\n")
+    assert {path.name for path in lessons.iterdir()} == {path.name for path in ROOT.glob("notebooks/*.ipynb")}
+    assert (lessons / "index.ipynb").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["values.yaml", "wall.yaml", "gpu-sharing.yaml"])
+def test_every_file_is_yaml_and_named_by_the_guide(name: str) -> None:
+    assert isinstance(yaml.safe_load((KUBERNETES / name).read_text(encoding="utf-8")), dict)
+    assert name in (KUBERNETES / "README.md").read_text(encoding="utf-8")
+
+
+def test_values_agree_with_the_image_the_page_and_each_other() -> None:
+    values, guide = _values(), (KUBERNETES / "README.md").read_text(encoding="utf-8")
+    hub, learner = values["hub"], values["singleuser"]
+    assert hub["templateVars"]["labcore_at_once"] == hub["activeServerLimit"]
+    assert "labcore_at_once" in (DEPLOY / "jupyterhub/templates/error.html").read_text(encoding="utf-8")
+    assert "hub.extraFiles.wait.stringData=deploy/jupyterhub/templates/error.html" in guide
+    (place,) = hub["templatePaths"]
+    assert hub["extraFiles"]["wait"]["mountPath"] == f"{place}/error.html"
+    assert int(learner["extraEnv"]["OMP_NUM_THREADS"]) == learner["cpu"]["limit"]
+    (mount,) = learner["storage"]["extraVolumeMounts"]
+    assert mount["mountPath"] == learner["extraEnv"]["LABCORE_CLASS_FOLDER"]
+    (volume,) = learner["storage"]["extraVolumes"]
+    wall = yaml.safe_load((KUBERNETES / "wall.yaml").read_text(encoding="utf-8"))
+    assert volume["persistentVolumeClaim"]["claimName"] == wall["metadata"]["name"]
+    assert learner["defaultUrl"] == "/lab/tree/lessons/index.ipynb"
+
+
+def test_parts_of_a_gpu_leave_room_for_what_the_driver_takes() -> None:
+    sharing = yaml.safe_load((KUBERNETES / "gpu-sharing.yaml").read_text(encoding="utf-8"))["sharing"]
+    (resource,) = sharing["timeSlicing"]["resources"]
+    profile = _values()["singleuser"]["profileList"][1]["kubespawner_override"]
+    assert resource["name"] in profile["extra_resource_limits"]
+    share = float(profile["environment"]["LABCORE_GPU_MEMORY_LIMIT"].rstrip("%")) / 100
+    assert share * resource["replicas"] <= 0.8
