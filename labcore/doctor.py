@@ -23,7 +23,7 @@ import labcore
 from labcore import catalog
 from labcore.errors import LabError
 from labcore.kernels import native
-from labcore.perf.machine import describe, resolve_device
+from labcore.perf.machine import budget, describe, resolve_device
 from labcore.quant import choice
 
 Level = Literal["ok", "slow", "problem"]
@@ -194,8 +194,11 @@ def _memory(device: torch.device) -> Iterator[Finding]:
             continue
         about = describe(place)
         value = f"{about.available_memory / 2**30:.1f} GiB free of {about.total_memory / 2**30:.1f} GiB"
+        if mine := budget(place):
+            value += f", which {mine.source} allows"
         if about.available_memory < NEEDED_MEMORY:
-            note = f"a lesson takes up to {NEEDED_MEMORY / 2**30:.0f} GiB; close other programs"
+            mend = f"ask for more, or raise {mine.source}" if mine else "close other programs"
+            note = f"a lesson takes up to {NEEDED_MEMORY / 2**30:.0f} GiB; {mend}"
             yield Finding(subject, value, "problem" if place.type == "cpu" else "slow", note)
         else:
             yield Finding(subject, value)

@@ -99,3 +99,12 @@ def test_kernels_are_measured_and_shown() -> None:
     assert done.exit_code == 0, done.output
     for word in ("int8 x int8", "int4", "reference", "torch", "512", "*"):
         assert word in done.output
+
+
+def test_a_budget_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner on a shared server sees whose limit it is."""
+    monkeypatch.setenv("LABCORE_MEMORY_LIMIT", "1GiB")
+    finding = next(one for one in doctor.examine("cpu") if one.subject == "memory")
+    assert finding.value.endswith("of 1.0 GiB, which LABCORE_MEMORY_LIMIT allows")
+    assert finding.level == "problem"
+    assert "a lesson takes up to 2 GiB; ask for more, or raise LABCORE_MEMORY_LIMIT" in finding.note

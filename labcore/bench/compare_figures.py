@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from labcore.bench import suite_plot
 from labcore.bench.compare import Compared, Measurement
 from labcore.bench.suite_rows import Row
+from labcore.serving.load.plots import OFFLINE
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -67,7 +68,7 @@ def write_page(found: Compared, path: Path) -> None:
     from labcore.lab import tables
     from labcore.lab.results import write_whole
 
-    drawn = compared_figure(found).to_html(include_plotlyjs=True, full_html=False)
+    drawn = compared_figure(found).to_html(config=dict(OFFLINE), include_plotlyjs=True, full_html=False)
     notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
     numbers = "".join(
         f"<h2>{escape(title)}</h2>{tables.as_html(rows, title)}" for title, rows in panel_rows(found).items()

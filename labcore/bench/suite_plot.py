@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from labcore.bench.suite_rows import Row
 from labcore.errors import LabError
+from labcore.serving.load.plots import OFFLINE
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -56,7 +57,7 @@ def write_page(rows: Sequence[Row], path: Path) -> None:
     """The figure as a page that needs no network. Raises LabError as `suite_figure`."""
     figure = suite_figure(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(path, include_plotlyjs=True, full_html=True)
+    figure.write_html(path, config=dict(OFFLINE), include_plotlyjs=True, full_html=True)
 
 
 def ensure_plotting() -> None:

@@ -18,6 +18,7 @@ _PARTS = (
     "labcore", "notebooks", "data", "deploy", "pyproject.toml", "README.md", "CONTRIBUTING.md", "LICENSE",
     "Makefile", "environment.yml",
 )  # fmt: skip
+_APART = "notebooks/guides/"  # the instructor's, with solutions
 _NEEDED = ("labcore", "notebooks", "data", "pyproject.toml")
 _CACHES = ("__pycache__", ".ipynb_checkpoints")
 
@@ -34,11 +35,13 @@ def root() -> Path:
 
 
 def sources(clone: Path) -> Iterator[str]:
-    """Paths, relative to the clone, of what a kit carries: no caches, nothing hidden, no results."""
+    """Paths, relative to the clone, of what a kit carries: no caches, results or guides, nothing hidden."""
     for part in _PARTS:
         place = clone / part
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             relative = path.relative_to(clone)
+            if relative.as_posix().startswith(_APART):
+                continue
             if path.is_file() and not any(word.startswith(".") or word in _CACHES for word in relative.parts):
                 yield relative.as_posix()
 

@@ -27,7 +27,8 @@ def test_kit_holds_a_clone_and_its_packages_and_nothing_of_the_instructors(built
     assert set(listed.files) | {manifest.LIST, manifest.LIST_SUM} == names
     assert {"lab/notebooks/01_first.ipynb", "lab/labcore/kit/install.py", "install.py"} <= names
     assert set(listed.targets[0].packages) == {"torch", "toy", "extra", "editables", "pip"}
-    assert not [name for name in names if re.search(r"runs/|checkpoints|\.venv|__pycache__|\.part", name)]
+    unwanted = r"runs/|guides/|checkpoints|\.venv|__pycache__|\.part"
+    assert not [name for name in names if re.search(unwanted, name)]
 
 
 def test_nothing_of_the_kits_own_names_an_index(built: Path) -> None:

@@ -11,6 +11,8 @@ from labcore.errors import LabError
 from labcore.serving.load.sweep import Sweep
 from labcore.serving.metrics import RequestRecord, in_flight
 
+# A plot without the button that would send its data to plotly's servers, and the link to them.
+OFFLINE = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False}
 LOOKS = (("circle", "#0072B2"), ("square", "#D55E00"))  # a shape beside each colour
 
 
@@ -23,7 +25,7 @@ def write_html(path: Path, title: str, found: Sweep | None, records: Sequence[Re
         raise LabError(needs) from None
     figures = _sweep_figures(found) if found else _run_figures(records)
     parts = [
-        plotly.io.to_html(figure, full_html=False, include_plotlyjs=not index)
+        plotly.io.to_html(figure, config=dict(OFFLINE), full_html=False, include_plotlyjs=not index)
         for index, figure in enumerate(figures)
     ]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
