@@ -150,16 +150,18 @@ def _decode(model: Model, ids: Tensor, batch: int, new_tokens: int) -> float:
     """Seconds of a step, the way that decodes fastest here: on a GPU as a recorded graph."""
     kind: StepKind = "graph" if model.device.type == "cuda" else "eager"
     cache = caches.create(
-        "contiguous", model.config, batch_size=batch, capacity=room_for(kind, SHORT + new_tokens),
+        "contiguous", model.config, batch_size=batch, capacity=room_for(kind, SHORT + new_tokens + 1),
         device=model.device, dtype=model.dtype,
     )  # fmt: skip
     step = decode_with(kind, model, cache, partial(decode_step, model, cache=cache))
-    known = ids[:, :1].repeat(batch, SHORT + new_tokens)
+    known = ids[:, :1].repeat(batch, SHORT + new_tokens + 1)
     known[:, :SHORT] = ids[:, :SHORT]
     logits = prefill(model, known[:, :SHORT], cache)
-    synchronize(model.device)
-    start = time.perf_counter()
-    for length in range(SHORT, SHORT + new_tokens):
+    start = 0.0
+    for length in range(SHORT, SHORT + new_tokens + 1):
+        if length == SHORT + 1:  # the step before recorded the graph
+            synchronize(model.device)
+            start = time.perf_counter()
         known[:, length] = best(logits)
         logits = step(known[:, : length + 1])
     synchronize(model.device)

@@ -241,7 +241,9 @@ def test_bytes_and_flops_of_fused_products_by_hand() -> None:
 def test_on_a_gpu() -> None:
     check_fused("cuda", torch.bfloat16, 3e-2)
     result = kernels.bench_kernels(model_of(CONFIG, torch.bfloat16, "cuda"), SIZES, repeats=2)
-    assert [one.name for one in result.left_out] == ["native layer and head"]
+    first, *others = result.left_out
+    assert first.name == "native layer and head"
+    assert all("the definition was the quickest" in one.reason for one in others)  # so small, it may be
     assert sum(row.kernel.startswith("fused_linear") for row in result.rows) == 4
     assert all(row.difference < 0.05 for row in result.rows), result.rows
 

@@ -14,6 +14,8 @@ CASES = [
     (70, 192, Format("int4", "group", 32)),
     (16, 128, Format("int4", "group", 64, symmetric=False)),
     (8, 64, Format("int8", "tensor")),
+    (24, 512, Format("int4", "group", 32)),
+    (20, 512, Format("int8", "group", 128, symmetric=False)),
 ]
 
 
@@ -44,13 +46,15 @@ def test_in_the_interpreter() -> None:
 
 
 @needs_triton
-def test_tiles_lie_within_a_group_and_a_half_of_a_byte() -> None:
+def test_tiles_lie_within_a_group_or_are_whole_groups_of_one_half_of_a_byte() -> None:
     from labcore.kernels.triton.weight_only import takes, tile_columns
 
     assert tile_columns(576, 576, 8) == 64
-    assert tile_columns(576, 32, 4) == 32
+    assert tile_columns(576, 32, 4) == 32  # 288 share a half
+    assert tile_columns(4096, 32, 4) == 256
+    assert tile_columns(4096, 96, 8) == 32
     assert tile_columns(4096, 4096, 8) == 256
-    assert tile_columns(14336, 128, 4) == 128
+    assert tile_columns(14336, 128, 4) == 256
     assert not takes(4, 48, 48)
     assert not takes(3, 64, 64)
 

@@ -1,14 +1,12 @@
 """Weights in 8 or 4 bits on a GPU: codes become numbers in registers and are multiplied there.
 
-One token goes as in `matvec.py`. Up to MANY a program holds some rows' sums for all tokens and walks along
-the columns, each code read once; beyond, tiles of tokens and rows go through the tensor cores.
+One token goes as in `matvec.py`; from two on, tiles of tokens and rows go through the tensor cores, where two
+tokens cost no more than sixteen.
 """
 
 # Triton reads annotations of its own kind, and its language has no types that mypy knows.
 # mypy: ignore-errors
 from __future__ import annotations
-
-import math
 
 import torch
 import triton
@@ -18,28 +16,34 @@ from triton.language.extra import cuda
 
 from labcore.kernels.triton.launching import early, options
 
-MANY = 8
 WIDEST = 256  # columns of a tile
-ROWS, BYTES, RUN = 4, 2048, 16  # of one token: a program's rows, bytes of each, neighbours of a thread
+RUN = 16  # of one token: neighbours that a thread sums
+MANY_ROWS = 8192  # from here on every multiprocessor has several programs
 
 
 @triton.jit
-def _weights(codes, scale, zero, offset, rows, inside, part, first, group, groups, centre, stride,
+def _weights(codes, scale, zero, offset, rows, inside, part, first, groups, centre, stride,
              FOUR: tl.constexpr, HIGH: tl.constexpr, ZERO: tl.constexpr, OFFSET: tl.constexpr,
-             COLUMNS: tl.constexpr):  # fmt: skip
-    """(ROWS, COLUMNS) weights whose codes lie at `part` of each row; `first`: their first column."""
+             LATE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """(ROWS, COLUMNS) weights whose codes lie at `part` of each row; `first`: their first column.
+
+    The columns lie within one group, or are whole groups. LATE: a row's only scale is applied to its sum.
+    """
     at = rows[:, None].to(tl.int64) * stride + part + tl.arange(0, COLUMNS)[None, :]
     q = tl.load(codes + at, mask=inside[:, None], other=0)
     if FOUR:
         q = (q >> 4) if HIGH else (q & 15)
-    grid = rows * groups + first // group  # a tile lies within one group
-    w = q.to(tl.float32) - centre
+    PARTS: tl.constexpr = COLUMNS // GROUP if COLUMNS > GROUP else 1
+    grid = rows[:, None] * groups + first // GROUP + tl.arange(0, PARTS)[None, :]
+    there = inside[:, None]
+    w = tl.reshape(q.to(tl.float32) - centre, (ROWS, PARTS, COLUMNS // PARTS))
     if ZERO:
-        w -= tl.load(zero + grid, mask=inside, other=0).to(tl.float32)[:, None]
-    w *= tl.load(scale + grid, mask=inside, other=0.0).to(tl.float32)[:, None]
+        w -= tl.load(zero + grid, mask=there, other=0).to(tl.float32)[:, :, None]
+    if not LATE:
+        w *= tl.load(scale + grid, mask=there, other=0.0).to(tl.float32)[:, :, None]
     if OFFSET:
-        w += tl.load(offset + grid, mask=inside, other=0.0).to(tl.float32)[:, None]
-    return w
+        w += tl.load(offset + grid, mask=there, other=0.0).to(tl.float32)[:, :, None]
+    return tl.reshape(w, (ROWS, COLUMNS))
 
 
 @triton.jit
@@ -85,31 +89,9 @@ def _one(x, codes, scale, zero, offset, out, count, stride, group, groups, centr
 
 
 @triton.jit
-def _few(x, codes, scale, zero, offset, out, total, count, columns, stride, group, groups, centre,
-         TOKENS: tl.constexpr, FOUR: tl.constexpr, ZERO: tl.constexpr, OFFSET: tl.constexpr,
-         ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = rows < count
-    tokens = tl.arange(0, TOKENS)
-    sums = tl.zeros((TOKENS, ROWS), tl.float32)
-    for part in range(0, stride, COLUMNS):
-        for high in tl.static_range(2 if FOUR else 1):
-            first = part + high * stride
-            w = _weights(codes, scale, zero, offset, rows, inside, part, first, group, groups, centre, stride,
-                         FOUR, high == 1, ZERO, OFFSET, COLUMNS)  # fmt: skip
-            for token in tl.static_range(TOKENS):
-                at = token * columns + first + tl.arange(0, COLUMNS)
-                v = tl.load(x + at, mask=at < total * columns, other=0.0).to(tl.float32)
-                dot = tl.sum(w * v[None, :], axis=1)
-                sums += tl.where(tokens[:, None] == token, dot[None, :], 0.0)
-    to = out + tokens[:, None] * count + rows[None, :]
-    tl.store(to, sums.to(out.dtype.element_ty), mask=inside[None, :] & (tokens[:, None] < total))
-
-
-@triton.jit
-def _tiles(x, codes, scale, zero, offset, out, total, count, columns, stride, group, groups, centre,
+def _tiles(x, codes, scale, zero, offset, out, total, count, columns, stride, groups, centre,
            TOKENS: tl.constexpr, FOUR: tl.constexpr, ZERO: tl.constexpr, OFFSET: tl.constexpr,
-           ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+           LATE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tokens = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside, there = rows < count, tokens < total
@@ -117,24 +99,44 @@ def _tiles(x, codes, scale, zero, offset, out, total, count, columns, stride, gr
     for part in range(0, stride, COLUMNS):
         for high in tl.static_range(2 if FOUR else 1):
             first = part + high * stride
-            w = _weights(codes, scale, zero, offset, rows, inside, part, first, group, groups, centre, stride,
-                         FOUR, high == 1, ZERO, OFFSET, COLUMNS)  # fmt: skip
+            w = _weights(codes, scale, zero, offset, rows, inside, part, first, groups, centre, stride,
+                         FOUR, high == 1, ZERO, OFFSET, LATE, GROUP, ROWS, COLUMNS)  # fmt: skip
             at = tokens[:, None].to(tl.int64) * columns + first + tl.arange(0, COLUMNS)[None, :]
             v = tl.load(x + at, mask=there[:, None], other=0.0)
             sums += tl.dot(v, tl.trans(w.to(v.dtype)))
+    if LATE:
+        sums *= tl.load(scale + rows, mask=inside, other=0.0).to(tl.float32)[None, :]
     to = out + tokens[:, None].to(tl.int64) * count + rows[None, :]
     tl.store(to, sums.to(out.dtype.element_ty), mask=inside[None, :] & there[:, None])
 
 
 def tile_columns(columns: int, group: int, bits: int) -> int:
-    """The widest power of two, up to 256, that divides a group and the columns that share a byte's half."""
-    whole = math.gcd(group, columns // 2 if bits == 4 else columns)
-    return min(WIDEST, whole & -whole)
+    """The widest power of two, up to WIDEST, that divides the columns that share a byte's half, and that
+    divides a group or is whole groups."""
+    span = columns // 2 if bits == 4 else columns
+    wide = min(WIDEST, span & -span)
+    if group % wide and wide % group:  # neither
+        wide = min(wide, group & -group)
+    return wide
 
 
 def takes(bits: int, columns: int, group: int) -> bool:
     """Whether there is a kernel here for such a matrix."""
     return bits in (4, 8) and columns % 2 == 0 and tile_columns(columns, group, bits) >= 16
+
+
+def strip_of(rows: int, stride: int) -> tuple[int, int]:
+    """Rows of a program for one token, and bytes of each that it reads at once (as measured on an H200)."""
+    if rows >= MANY_ROWS:
+        return 8, min(1024, triton.next_power_of_2(stride))
+    return 4, min(2048, triton.next_power_of_2(stride))
+
+
+def tile_of(rows: int, tokens: int) -> tuple[int, int, int, int, int]:
+    """Tokens, rows, columns at most, warps and stages of a tile (as measured on an H200)."""
+    if tokens > 16:
+        return 64, 64, 64, 4, 3
+    return (16, 64, 128, 4, 3) if rows >= MANY_ROWS else (16, 16, 256, 2, 3)
 
 
 def linear(
@@ -157,26 +159,20 @@ def linear(
     total, groups = flat.shape[0], scale.shape[1]
     out = torch.empty(total, rows, device=x.device, dtype=x.dtype)
     group = columns // groups
-    shared = (columns, codes.shape[1], group, groups, centre)
     kinds = {"FOUR": bits == 4, "ZERO": zero is not None, "OFFSET": offset is not None}
-    wide = tile_columns(columns, group, bits)
     at = (flat, codes, scale, scale if zero is None else zero, scale if offset is None else offset, out)
     if total == 1:
-        _one[(triton.cdiv(rows, ROWS),)](
-            *at, rows, *shared[1:], EARLY=early(x.device), ROWS=ROWS, BYTES=BYTES, RUN=RUN,
-            **kinds, **options(x.device),
+        height, wide = strip_of(rows, codes.shape[1])
+        _one[(triton.cdiv(rows, height),)](
+            *at, rows, codes.shape[1], group, groups, centre, EARLY=early(x.device), ROWS=height, BYTES=wide,
+            RUN=RUN, **kinds, **options(x.device),
         )  # fmt: skip
-    elif total <= MANY:
-        height = max(4, min(32, 2048 // wide))
-        grid = (triton.cdiv(rows, height),)
-        _few[grid](*at, total, rows, *shared, TOKENS=_power(total), ROWS=height, COLUMNS=wide, **kinds)
     else:
-        wide = min(wide, 64)
-        tokens = 16 if total <= 16 else 64
-        grid = (triton.cdiv(rows, 64), triton.cdiv(total, tokens))
-        _tiles[grid](*at, total, rows, *shared, TOKENS=tokens, ROWS=64, COLUMNS=wide, **kinds)
+        tokens, height, wide, warps, stages = tile_of(rows, total)
+        _tiles[(triton.cdiv(rows, height), triton.cdiv(total, tokens))](
+            *at, total, rows, columns, codes.shape[1], groups, centre, TOKENS=tokens, GROUP=group,
+            ROWS=height, COLUMNS=min(wide, tile_columns(columns, group, bits)),
+            LATE=groups == 1 and offset is None,
+            num_warps=warps, num_stages=stages, **kinds,
+        )  # fmt: skip
     return out.view(*x.shape[:-1], rows)
-
-
-def _power(n: int) -> int:
-    return 1 << (n - 1).bit_length()
