@@ -26,6 +26,12 @@ root = Path(os.environ.get("LABCORE_CLASS_ROOT", "/srv/labcore-class"))
 python = os.environ.get("LABCORE_CLASS_PYTHON", sys.executable)
 hub, homes, wall = root / "hub", root / "homes", root / "wall"
 labcore_class.make_rooms(root)
+if os.geteuid() == 0 and (why := labcore_class.refusal(python, LearnerSpawner.first_uid.default_value)):
+    sys.exit(why)
+try:
+    share = labcore_class.chosen_share()
+except ValueError as error:
+    sys.exit(str(error))
 
 # A machine of its own: nobody else's accounts, so each learner gets a user id without one.
 c.JupyterHub.spawner_class = LearnerSpawner
@@ -46,7 +52,7 @@ c.Authenticator.username_pattern = r"[a-z0-9][a-z0-9_-]{0,31}"
 
 labcore_class.limit(
     c,
-    labcore_class.chosen_share(),
+    share,
     {
         "LABCORE_RESULTS": "~/results",
         "LABCORE_CLASS_FOLDER": str(wall),

@@ -128,6 +128,22 @@ def prepare_home(home: Path, lessons: Path, owner: int = -1) -> None:
         os.chown(path, owner, owner)
 
 
+def refusal(python: str, uid: int) -> str:
+    """Why learners could not work with this Python, in a sentence; empty if they can. Ask as root."""
+    words = [python, "-c", "import jupyterhub, labcore"]
+    try:
+        done = subprocess.run(words, user=uid, group=uid, extra_groups=[], cwd="/", capture_output=True)
+        if done.returncode == 0:
+            return ""
+        why = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it failed"]
+    except OSError as error:
+        why = [str(error)]
+    return (
+        f"Learners are users of their own and cannot start the lab with {python} ({why[0]}); put the clone "
+        "and its Python where every user may read, such as /opt, or name another in LABCORE_CLASS_PYTHON."
+    )
+
+
 def make_rooms(root: Path) -> None:
     """The hub's own folder, which nobody else enters; that of the homes; the wall's, where all may write."""
     for name, mode in {"hub": 0o700, "homes": 0o711, "wall": 0o1777}.items():

@@ -49,6 +49,7 @@ class Hub:
             "LABCORE_CLASS_BIND": f"http://127.0.0.1:{public}",
             "LABCORE_CLASS_AT_ONCE": str(self.at_once),
             "LABCORE_CLASS_PYTHON": self.python,
+            "LD_LIBRARY_PATH": str(libraries(self.python)),
         }
         with (self.root / "hub.log").open("wb") as log:
             self.process = subprocess.Popen(

@@ -104,6 +104,7 @@ def _configured(name: str) -> Any:
 
 def test_a_machine_of_its_own(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("jupyterhub")
+    settings.setattr(labcore_class, "refusal", lambda *_: "")
     settings.setenv("LABCORE_CLASS_ADMINS", "grace, edsger")
     c = _configured("jupyterhub_config")
     assert c.JupyterHub.active_server_limit == 5
@@ -113,6 +114,25 @@ def test_a_machine_of_its_own(settings: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert modes == {"hub": 0o700, "homes": 0o711, "wall": 0o1777}
     for variable in ("JUPYTER_CONFIG_PATH", "JUPYTER_PATH"):
         assert all(Path(place).is_dir() for place in c.Spawner.environment[variable].split(os.pathsep))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_python_that_learners_may_not_run_is_said_at_the_start(
+    settings: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("jupyterhub")
+    private = tmp_path / "python"
+    private.write_text("#!/bin/sh\n")
+    private.chmod(0o700)
+    settings.setenv("LABCORE_CLASS_PYTHON", str(private))
+    with pytest.raises(
+        SystemExit, match=r"cannot start the lab with .*python \(.*; put the clone and its Python"
+    ):
+        _configured("jupyterhub_config")
+    settings.setenv("LABCORE_CLASS_AT_ONCE", "0")
+    settings.setattr(labcore_class, "refusal", lambda *_: "")
+    with pytest.raises(SystemExit, match="LABCORE_CLASS_AT_ONCE=0 lets nobody in"):
+        _configured("jupyterhub_config")
 
 
 def test_the_littlest_jupyterhub(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
