@@ -31,7 +31,7 @@ labcore_class = _load("labcore_class")
 Machine = labcore_class.Machine
 
 
-@given(st.integers(1, 256), st.integers(3, 4096), st.sampled_from([0, 5, 24, 80, 141]))
+@given(st.integers(1, 256), st.integers(4, 4096), st.sampled_from([0, 5, 24, 80, 141]))
 def test_shares_fit_the_machine(cores: int, memory: int, gpu: int) -> None:
     machine = Machine(cores, memory * GIB, gpu * GIB)
     share = labcore_class.share_out(machine)
@@ -46,9 +46,9 @@ def test_shares_fit_the_machine(cores: int, memory: int, gpu: int) -> None:
 
 def test_thirty_on_a_large_server_and_what_they_are_told() -> None:
     share = labcore_class.share_out(Machine(32, 128 * GIB, 141 * GIB), at_once=30)
-    assert (share.at_once, share.threads, share.memory) == (30, 1, 2 * GIB)
+    assert (share.at_once, share.threads, share.memory) == (30, 1, 3 * GIB)
     assert share.environment() == {
-        "LABCORE_MEMORY_LIMIT": str(2 * GIB - labcore_class.SERVER),
+        "LABCORE_MEMORY_LIMIT": str(3 * GIB - labcore_class.SERVER),
         "LABCORE_GPU_MEMORY_LIMIT": str(141 * GIB // 30 - GIB // 2),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
@@ -57,7 +57,7 @@ def test_thirty_on_a_large_server_and_what_they_are_told() -> None:
 
 
 def test_a_machine_that_is_too_small_says_what_is_missing() -> None:
-    with pytest.raises(ValueError, match=r"takes 2\.0 GiB, the hub 1\.0, .* this machine has 2\.0 GiB"):
+    with pytest.raises(ValueError, match=r"takes 3\.0 GiB, the hub 1\.0, .* this machine has 2\.0 GiB"):
         labcore_class.share_out(Machine(2, 2 * GIB))
     with pytest.raises(ValueError, match=r"part of a GPU is 4\.5; .* its GPU 4\.0"):
         labcore_class.share_out(Machine(8, 64 * GIB, 4 * GIB))
@@ -140,6 +140,6 @@ def test_the_littlest_jupyterhub(settings: pytest.MonkeyPatch, tmp_path: Path) -
     pytest.importorskip("traitlets")
     c = _configured("tljh")
     assert c.JupyterHub.active_server_limit == 5
-    assert c.Spawner.mem_limit == 2 * GIB
+    assert c.Spawner.mem_limit == 3 * GIB
     assert set(c.JupyterHub) == {"active_server_limit", "template_paths", "template_vars"}
     assert (tmp_path / "wall").stat().st_mode & 0o7777 == 0o1777

@@ -129,7 +129,7 @@ def test_ten_learners_take_a_lesson_and_nothing_is_left(hub: Hub) -> None:
         assert results["lesson"] == "02"
         assert len(results["predictions"]) >= 3
         assert (told["scale"], told["threads"]) == ("quick", 1)
-        assert told["memory"] == (2 << 30) - (1 << 28)
+        assert told["memory"] == (3 << 30) - (1 << 28)
     waited = [page for learner, _ in done for page in learner.told_to_wait]
     assert waited
     assert all("4 learners are at work, which is what this server carries" in page for page in waited)
