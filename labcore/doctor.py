@@ -177,7 +177,8 @@ def _threads(device: torch.device) -> Iterator[Finding]:
     threads = torch.get_num_threads()
     value = f"{threads} for {cores} cores this process may use"
     if threads < cores and "OMP_NUM_THREADS" in os.environ:
-        note = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} holds torch back; unset it, unless others compute here too"
+        held = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} holds torch back"
+        note = f"{held}; unset it, unless others compute here too"
         yield Finding("threads", value, "slow", note)
     elif threads > cores:
         note = f"more threads than cores take turns; set OMP_NUM_THREADS={cores}"
