@@ -77,7 +77,9 @@ passes = lab.predict(
 # head.
 
 # %%
-out = labcore.generate(model, prompt, max_new_tokens=16, ignore_eos=True, trace=TraceOptions(attention="all"))
+out = labcore.generate(
+    model, prompt, max_new_tokens=16, ignore_eos=True, trace=TraceOptions(attention="all")
+)
 print(out.text)
 lab.score("02.1", measured=len(out.trace.steps), unit="passes")
 

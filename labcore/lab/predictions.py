@@ -93,7 +93,9 @@ def predict(
     default: what is scored when nothing was locked. Raises LessonError when it is not a possible answer.
     """
     labels = (
-        dict(options) if isinstance(options, Mapping) else {label: leading_number(label) for label in options}
+        dict(options)
+        if isinstance(options, Mapping)
+        else {label: leading_number(label) for label in options}
     )
     asked = Prediction(id, question, unit, labels, low, high)
     if default is None:

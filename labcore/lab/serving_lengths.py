@@ -86,7 +86,9 @@ def compare_lengths(
     """
     runs = {}
     for kind, constant in KINDS.items():
-        load = make_load(model, n=n or 6 * places, prompt=prompt, output=output, constant=constant, seed=seed)
+        load = make_load(
+            model, n=n or 6 * places, prompt=prompt, output=output, constant=constant, seed=seed
+        )
         # Prompts are equally long in both, so that answers alone differ.
         same = tuple(replace(one, prompt=(one.prompt * prompt)[:prompt]) for one in requests_of(load))
         tried = [

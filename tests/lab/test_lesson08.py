@@ -107,7 +107,9 @@ def test_dynamic_batches_do_not_wait_for_ever() -> None:
 def test_arrivals_follow_the_capacity() -> None:
     lengths: dict[str, Any] = {"prompt": 4, "output": 6}
     carries = serving_load.capacity(busy_model(), places=4, watch=Ticking(), **lengths)
-    asked = serving_load.near_capacity(busy_model(), n=60, load=0.5, places=4, watch=Ticking(), **lengths)
+    asked = serving_load.near_capacity(
+        busy_model(), n=60, load=0.5, places=4, watch=Ticking(), **lengths
+    )
     span = (asked[-1].arrival_s or 0) - (asked[0].arrival_s or 0)
     assert 59 / span == pytest.approx(0.5 * carries, rel=0.4)  # a Poisson process of 60
     assert asked == serving_load.near_capacity(

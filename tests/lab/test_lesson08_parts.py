@@ -35,7 +35,9 @@ def runs() -> dict[str, PolicyRun]:
 
 
 def test_constant_lengths_are_the_control() -> None:
-    found = serving_lengths.compare_lengths(busy_model(), n=32, places=4, prompt=4, output=8, watch=Ticking())
+    found = serving_lengths.compare_lengths(
+        busy_model(), n=32, places=4, prompt=4, output=8, watch=Ticking()
+    )
     assert found.gain("constant") == (1.0, 1.0)
     steps, seconds = found.gain("exponential")
     assert steps > 1.3
@@ -260,7 +262,9 @@ def test_the_queue_is_told_in_numbers(runs: dict[str, PolicyRun]) -> None:
     for name, run in runs.items():
         points = serving_spans.queue_over_time(run)
         assert rows[name]["longest queue"] == max(count for _, count in points)
-        area = sum(count * (later - at) for (at, count), (later, _) in zip(points, points[1:], strict=False))
+        area = sum(
+            count * (later - at) for (at, count), (later, _) in zip(points, points[1:], strict=False)
+        )
         assert rows[name]["in it, mean"] == pytest.approx(area / run.summary.duration_s)
     assert f"continuous {rows['continuous']['longest queue']} " in serving_spans.queue_finding(runs)
 
@@ -282,14 +286,7 @@ def test_gains_are_drawn_from_the_runs() -> None:
 def test_a_rate_that_is_known_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_rates, "capacity", lambda *_, **__: pytest.fail("measured again"))
     found = serving_rates.sweep_rates(
-        busy_model(),
-        (1.0,),
-        ("continuous",),
-        carries=50.0,
-        n=8,
-        places=4,
-        prompt=4,
-        output=8,
+        busy_model(), (1.0,), ("continuous",), carries=50.0, n=8, places=4, prompt=4, output=8,
         watch=Ticking(),
     )
     assert found.rates == [50.0]

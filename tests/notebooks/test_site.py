@@ -27,10 +27,7 @@ Execute = Callable[[Lesson, str], LessonRun]
     ],
 )
 def test_every_figure_is_drawn_without_a_kernel_or_a_network(
-    lesson: Lesson,
-    execute: Execute,
-    tmp_path: Path,
-    chromium: str,  # noqa: F811
+    lesson: Lesson, execute: Execute, tmp_path: Path, chromium: str  # noqa: F811
 ) -> None:
     run = execute(lesson, "learner")
     cells = json.loads(run.executed.read_text(encoding="utf-8"))["cells"]

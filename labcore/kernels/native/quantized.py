@@ -91,6 +91,7 @@ class Matrix:
             functions().labcore_quantized_linear(self.at, *at, tokens, threads)
         return out.view(*x.shape[:-1], self.rows)
 
+
     def rows_at(self, indices: Tensor) -> Tensor:
         """(n,) int64, 0 to rows - 1 -> (n, columns) fp32: those rows, as a product with them has them."""
         out = torch.empty(len(indices), self.columns)

@@ -96,10 +96,8 @@ def _steps(made: go.Figure, found: Roofline) -> None:
             name=name,
             mode="markers",
             marker={
-                "symbol": [symbols[prefill] for prefill in wide],
-                "size": size,
-                "color": colors,
-                "line": {"color": colors, "width": 2},
+                "symbol": [symbols[prefill] for prefill in wide], "size": size,
+                "color": colors, "line": {"color": colors, "width": 2},
             },
             customdata=[one.label for one in found.measured],
             hovertemplate="%{customdata}: %{y:.3s}FLOP/s<extra>" + name + "</extra>",

@@ -95,7 +95,9 @@ def _check(client: Client) -> None:
         )
 
 
-def _gather(client: Client, todo: Sequence[Job], say: Say, retries: int, wait_s: float) -> Iterator[Outcome]:
+def _gather(
+    client: Client, todo: Sequence[Job], say: Say, retries: int, wait_s: float
+) -> Iterator[Outcome]:
     """Submit everything, watch the workers, and hand out what is finished."""
     client.run_on_scheduler(_allow, failures=retries)
     waiting = {client.submit(perform, job, pure=False): job for job in todo}
