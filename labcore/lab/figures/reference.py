@@ -22,6 +22,7 @@ def shares_figure(beside: DecodeBeside) -> go.Figure:
             y=[f"{one.subject}<br>{one.run.device}" for one in shown], x=[100 * one.share for one in shown],
             name="yours, this run" if own else f"reference: {told(shown[0].run)}", orientation="h",
             text=[_share(one) for one in shown], textposition="auto", marker=_look(own),
+            insidetextfont={"color": theme.ink_on(_color(own))},
         )  # fmt: skip
     made.add_vline(x=100, line={"color": theme.BLACK, "width": 2, "dash": "dot"})
     made.update_yaxes(autorange="reversed")
@@ -64,5 +65,8 @@ def _named(one: WeightGain, own: bool) -> str:
 
 def _look(own: bool) -> dict[str, object]:
     """Colour and pattern."""
-    color, pattern = (theme.BLUE, theme.PATTERNS[0]) if own else (theme.VERMILLION, theme.PATTERNS[1])
-    return {"color": color, "pattern": theme.hatch(pattern)}
+    return {"color": _color(own), "pattern": theme.hatch(theme.PATTERNS[0 if own else 1])}
+
+
+def _color(own: bool) -> str:
+    return theme.BLUE if own else theme.VERMILLION
