@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from functools import lru_cache
 from html import escape
@@ -53,8 +54,15 @@ def _with_links(html: str, pages: Collection[str]) -> str:
 
 
 def _with_anchors(html: str) -> str:
+    """Each heading with its address; the second "Exercises" of a page is at "exercises-2"."""
+    seen: Counter[str] = Counter()
+
     def anchored(found: re.Match[str]) -> str:
-        return f'<h{found[1]} id="{slug(plain(found[2]))}">{found[2]}</h{found[1]}>'
+        anchor = slug(plain(found[2]))
+        seen[anchor] += 1
+        if seen[anchor] > 1:
+            anchor = f"{anchor}-{seen[anchor]}"
+        return f'<h{found[1]} id="{anchor}">{found[2]}</h{found[1]}>'
 
     return _HEADING.sub(anchored, html)
 
