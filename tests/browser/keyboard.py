@@ -127,10 +127,15 @@ class Walk:
             self._changes(focus, "Space", cell)
 
     def _changes(self, focus: Focus, key: str, cell: Locator) -> None:
-        """What the cell shows changes; or the slider moves, and this step of it alters no number below."""
-        value = "() => document.activeElement.getAttribute('aria-valuenow')"
+        """What the cell shows changes. A slider may move, and this step of it alter no number below; a choice
+        too, such as a cache reserved whole for requests that fill it, but then the next option does."""
+        value = "() => document.activeElement.getAttribute('aria-valuenow') ?? document.activeElement.value"
         before = self.notebook.page.evaluate(value)
-        if self.notebook.changes_soon(cell, lambda: self.notebook.page.keyboard.press(key)):
+        changed = self.notebook.changes_soon(cell, lambda: self.notebook.page.keyboard.press(key))
+        took = self.notebook.page.evaluate(value) != before
+        if not changed and took and focus.kind == "choice":
+            changed = self.notebook.changes_soon(cell, lambda: self.notebook.page.keyboard.press(key))
+        if changed:
             self.moved.append(focus.name)
-        elif focus.kind != "slider" or self.notebook.page.evaluate(value) == before:
+        elif not (took and focus.kind == "slider"):
             self.faults.append(f"{focus.name}: {key} changes nothing")
