@@ -9,6 +9,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -115,15 +116,22 @@ def clone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def only_index(index: Path) -> Iterator[None]:
-    """pip knows the toy index and nothing else."""
+@contextmanager
+def knowing_only(index: Path) -> Iterator[None]:
+    """pip knows the toy index and nothing else; afterwards, what it knew before."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("PIP_")]:
             patch.delenv(name)
         patch.setenv("PIP_CONFIG_FILE", os.devnull)
         patch.setenv("PIP_NO_INDEX", "1")
         patch.setenv("PIP_FIND_LINKS", str(index))
+        yield
+
+
+@pytest.fixture
+def only_index(index: Path) -> Iterator[None]:
+    """For one test, which is not the one that needs the real index."""
+    with knowing_only(index):
         yield
 
 
@@ -134,10 +142,11 @@ def order(**changes: object) -> building.Order:
 
 
 @pytest.fixture(scope="session")
-def built(only_index: None, clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(index: Path, clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished toy kit; tests that change it take a copy (`kit`)."""
     out = tmp_path_factory.mktemp("kit") / "lab-kit"
-    building.build(order(), out, "labcore kit build", clone=clone)
+    with knowing_only(index):
+        building.build(order(), out, "labcore kit build", clone=clone)
     return out
 
 
