@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from labcore.bench.kernel_case import MOST_SETS, Bench, Call, Case, LeftOut, Make
 from labcore.bench.kernel_cases_weights import blocks_of, bytes_of, plain_linear, plain_norm, told
 from labcore.kernels import reference
+from labcore.kernels.around import ADD, GATE, TURN, Around
 from labcore.kernels.on_gpu import triton_ready
 
 
@@ -47,7 +47,7 @@ def fused_norm(bench: Bench) -> Case:
     def make(_: int) -> tuple[Call, Call]:
         x = bench.normal(1, 1, linear.in_features)
         return (
-            lambda: fused_linear(x, linear.weight, norm=norm.weight, eps=norm.eps),
+            lambda: fused_linear(x, linear.weight, Around(norm=norm.weight, eps=norm.eps)),
             lambda: plain_linear(plain_norm(x, norm), linear),
         )
 
@@ -57,7 +57,7 @@ def fused_norm(bench: Bench) -> Case:
 
 def fused_turn(bench: Bench) -> Case:
     """Norm, queries, keys and values, rotation."""
-    from labcore.kernels.triton.matvec import TURN, fused_linear
+    from labcore.kernels.triton.matvec import fused_linear
 
     blocks, angles = blocks_of(bench), bench.angles(1)
     turned = bench.config.num_attention_heads + bench.config.num_key_value_heads
@@ -65,9 +65,11 @@ def fused_turn(bench: Bench) -> Case:
     def make(number: int) -> tuple[Call, Call]:
         block = blocks[number]
         linear, norm, x = block.attention.qkv_proj, block.input_norm, bench.normal(1, 1, hidden)
-        settings: dict[str, Any] = {"norm": norm.weight, "eps": norm.eps, "then": TURN, "half": size // 2}
+        around = Around(
+            linear.bias, norm.weight, norm.eps, TURN, half=size // 2, angles=angles, turned=turned
+        )
         return (
-            lambda: fused_linear(x, linear.weight, linear.bias, angles=angles, turned=turned, **settings),
+            lambda: fused_linear(x, linear.weight, around),
             lambda: _plain_turned(linear, plain_norm(x, norm), angles, turned, size),
         )
 
@@ -87,15 +89,16 @@ def _plain_turned(
 
 def fused_residual(bench: Bench) -> Case:
     """Down, added to the residual stream."""
-    from labcore.kernels.triton.matvec import ADD, fused_linear
+    from labcore.kernels.triton.matvec import fused_linear
 
     linears = [block.mlp.down_proj for block in blocks_of(bench)]
     rows, columns = linears[0].weight.shape
 
     def make(number: int) -> tuple[Call, Call]:
         linear, x, stream = linears[number], bench.normal(1, 1, columns), bench.normal(1, 1, rows)
+        around = Around(linear.bias, then=ADD, residual=stream)
         return (
-            lambda: fused_linear(x, linear.weight, linear.bias, then=ADD, residual=stream),
+            lambda: fused_linear(x, linear.weight, around),
             lambda: stream + plain_linear(x, linear),
         )
 
@@ -104,7 +107,7 @@ def fused_residual(bench: Bench) -> Case:
 
 def fused_gate(bench: Bench) -> Case:
     """Norm, gate and up, activation."""
-    from labcore.kernels.triton.matvec import GATE, fused_linear
+    from labcore.kernels.triton.matvec import fused_linear
 
     blocks = blocks_of(bench)
     rows, columns = blocks[0].mlp.gate_up_proj.weight.shape
@@ -112,9 +115,9 @@ def fused_gate(bench: Bench) -> Case:
     def make(number: int) -> tuple[Call, Call]:
         linear, norm = blocks[number].mlp.gate_up_proj, blocks[number].post_norm
         x = bench.normal(1, 1, columns)
-        settings: dict[str, Any] = {"norm": norm.weight, "eps": norm.eps, "then": GATE}
+        around = Around(linear.bias, norm.weight, norm.eps, GATE)
         return (
-            lambda: fused_linear(x, linear.weight, linear.bias, **settings),
+            lambda: fused_linear(x, linear.weight, around),
             lambda: reference.swiglu(plain_linear(plain_norm(x, norm), linear)),
         )
 

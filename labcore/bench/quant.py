@@ -25,7 +25,7 @@ from labcore.bench.usual import random_prompt
 from labcore.errors import LabError
 from labcore.generation.loop import decode_step, prefill
 from labcore.generation.sampling import best
-from labcore.generation.steps import StepKind, decode_with, room_for
+from labcore.generation.steps import StepKind, decode_with, room_for, warm_up
 from labcore.model import Model
 from labcore.perf import roofs
 from labcore.perf.timing import synchronize
@@ -149,6 +149,7 @@ def _prefill(model: Model, ids: Tensor) -> float:
 def _decode(model: Model, ids: Tensor, batch: int, new_tokens: int) -> float:
     """Seconds of a step, the way that decodes fastest here: on a GPU as a recorded graph."""
     kind: StepKind = "graph" if model.device.type == "cuda" else "eager"
+    warm_up(model, kind, batch, SHORT + new_tokens + 1)  # a graph of another batch has let go of this one's
     cache = caches.create(
         "contiguous", model.config, batch_size=batch, capacity=room_for(kind, SHORT + new_tokens + 1),
         device=model.device, dtype=model.dtype,
@@ -159,7 +160,7 @@ def _decode(model: Model, ids: Tensor, batch: int, new_tokens: int) -> float:
     logits = prefill(model, known[:, :SHORT], cache)
     start = 0.0
     for length in range(SHORT, SHORT + new_tokens + 1):
-        if length == SHORT + 1:  # the step before recorded the graph
+        if length == SHORT + 1:
             synchronize(model.device)
             start = time.perf_counter()
         known[:, length] = best(logits)

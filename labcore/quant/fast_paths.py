@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from labcore.kernels import native, scaled
+from labcore.kernels.around import Around
 from labcore.kernels.native import quantized as native_quantized
 from labcore.kernels.packing import pack, unpack
 from labcore.perf import pages
@@ -135,6 +136,20 @@ def triton(layer: QuantLinear, x: Tensor) -> Tensor:
     grids = layer.kept("grids", partial(_grids, layer))
     y = weight_only.linear(layer.rounded(h), in_rows(layer), layer.format.bits, **grids)
     return layer.outgoing(y, apart)
+
+
+def takes_fused(layer: QuantLinear) -> bool:
+    """Whether a token can be multiplied along with its neighbours: nothing of its own is done to it."""
+    changed = (layer.activations, layer.smooth, layer.order, layer.outliers)
+    return layer.fast and all(part is None for part in changed) and takes_triton(layer)
+
+
+def fused(layer: QuantLinear, x: Tensor, around: Around) -> Tensor:
+    """x: (1, ..., columns). The layer's own bias is part of `around`."""
+    from labcore.kernels.triton.coded_matvec import fused_linear
+
+    grids = layer.kept("grids", partial(_grids, layer))
+    return fused_linear(x, in_rows(layer), layer.format.bits, **grids, around=around)
 
 
 def _grids(layer: QuantLinear) -> dict[str, Any]:

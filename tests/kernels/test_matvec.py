@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from labcore.kernels import reference
+from labcore.kernels.around import ADD, GATE, TURN, Around
 from tests.kernels.interpreter import interpreted, needs_triton, without_gpu
 from tests.kernels.test_heads import angles
 
@@ -31,15 +32,15 @@ def check_plain(
     limit: float,
 ) -> None:  # fmt: skip
     """With and without a bias, a norm in front, a residual behind."""
-    from labcore.kernels.triton import matvec as module
+    from labcore.kernels.triton.matvec import fused_linear
 
     close = {"atol": limit, "rtol": limit}
     expected = F.linear(x.float(), weight.float())
-    torch.testing.assert_close(module.fused_linear(x, weight), expected.to(x.dtype), **close)
+    torch.testing.assert_close(fused_linear(x, weight), expected.to(x.dtype), **close)
     normed = F.linear(reference.rms_norm(x.float(), norm.float(), 1e-5), weight.float(), bias.float())
-    found = module.fused_linear(x, weight, bias, norm=norm, eps=1e-5)
+    found = fused_linear(x, weight, Around(bias, norm, 1e-5))
     torch.testing.assert_close(found, normed.to(x.dtype), **close)
-    found = module.fused_linear(x, weight, bias, then=module.ADD, residual=residual)
+    found = fused_linear(x, weight, Around(bias, then=ADD, residual=residual))
     torch.testing.assert_close(found, (expected + bias.float() + residual.float()).to(x.dtype), **close)
 
 
@@ -47,20 +48,19 @@ def check_paired(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, norm: torch.Tensor, half: int, limit: float
 ) -> None:
     """The gate; and heads turned, the last one left as it is."""
-    from labcore.kernels.triton import matvec as module
+    from labcore.kernels.triton.matvec import fused_linear
 
     close = {"atol": limit, "rtol": limit}
     plain = F.linear(reference.rms_norm(x.float(), norm.float(), 1e-5), weight.float(), bias.float())
-    found = module.fused_linear(x, weight, bias, norm=norm, eps=1e-5, then=module.GATE)
+    found = fused_linear(x, weight, Around(bias, norm, 1e-5, GATE))
     torch.testing.assert_close(found, reference.swiglu(plain).to(x.dtype), **close)
     heads = plain.view(1, 1, -1, 2 * half).transpose(1, 2)
     turned = heads.shape[1] - 1
     cos, sin = (part.to(x) for part in angles(1, 1, 2 * half))
     spun = reference.apply_rope(heads[:, :turned], cos.float(), sin.float())
     expected = torch.cat([spun, heads[:, turned:]], dim=1).transpose(1, 2).reshape(1, 1, -1)
-    found = module.fused_linear(
-        x, weight, bias, norm=norm, eps=1e-5, then=module.TURN, half=half, angles=(cos, sin), turned=turned
-    )
+    turn = Around(bias, norm, 1e-5, TURN, half=half, angles=(cos, sin), turned=turned)
+    found = fused_linear(x, weight, turn)
     torch.testing.assert_close(found, expected.to(x.dtype), **close)
 
 

@@ -16,6 +16,7 @@ CASES = [
     (8, 64, Format("int8", "tensor")),
     (24, 512, Format("int4", "group", 32)),
     (20, 512, Format("int8", "group", 128, symmetric=False)),
+    (24, 1152, Format("int8")),  # three tiles of the columns, whose warps share them out
 ]
 
 
@@ -51,12 +52,26 @@ def test_tiles_lie_within_a_group_or_are_whole_groups_of_one_half_of_a_byte() ->
 
     assert tile_columns(576, 576, 8) == 64
     assert tile_columns(576, 32, 4) == 32  # 288 share a half
-    assert tile_columns(4096, 32, 4) == 256
+    assert tile_columns(4096, 32, 4) == 512
     assert tile_columns(4096, 96, 8) == 32
-    assert tile_columns(4096, 4096, 8) == 256
-    assert tile_columns(14336, 128, 4) == 256
+    assert tile_columns(4096, 4096, 8) == 512
+    assert tile_columns(14336, 128, 4) == 512
     assert not takes(4, 48, 48)
     assert not takes(3, 64, 64)
+
+
+@needs_triton
+def test_a_tile_is_the_quickest_that_a_processor_has_room_for() -> None:
+    from labcore.kernels.triton.weight_only import SAFE, tile_of
+
+    for rows in (64, 3072, 16384):
+        for tokens in (2, 16, 17, 65, 512):
+            rooms = [tile_of(rows, tokens, 4, 4, room) for room in (227 << 10, 99 << 10, 48 << 10, 0)]
+            assert rooms[-1] == SAFE
+            assert all(tile.shared(4, 4) <= 48 << 10 for tile in rooms[2:])
+            sizes = [tile.tokens * tile.rows * tile.columns for tile in rooms]
+            assert sizes == sorted(sizes, reverse=True)
+    assert tile_of(2048, 8, 2, 8, 227 << 10).shared(2, 8) == 64 << 10  # as Triton reports it
 
 
 @pytest.mark.gpu

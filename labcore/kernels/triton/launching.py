@@ -22,6 +22,14 @@ def processors(device: torch.device) -> int:
 
 
 @cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of fast memory that one program may have; no bound where an interpreter runs it."""
+    if device.type != "cuda":
+        return 1 << 62
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 48 << 10))
+
+
+@cache
 def early(device: torch.device) -> bool:
     """Whether this GPU can launch early: Hopper and later."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

@@ -1,109 +1,88 @@
 """Weights in 8 or 4 bits on a GPU: codes become numbers in registers and are multiplied there.
 
-One token goes as in `matvec.py`; from two on, tiles of tokens and rows go through the tensor cores, where two
-tokens cost no more than sixteen.
+One token goes as in `coded_matvec.py`. From two on, tiles of tokens and rows go through the tensor cores,
+where two tokens cost no more than sixteen.
 """
 
 # Triton reads annotations of its own kind, and its language has no types that mypy knows.
 # mypy: ignore-errors
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra import cuda
 
-from labcore.kernels.triton.launching import early, options
+from labcore.kernels.triton.coded_matvec import FEW_ROWS, MANY_ROWS, fused_linear
+from labcore.kernels.triton.launching import shared_memory
 
-WIDEST = 256  # columns of a tile
-RUN = 16  # of one token: neighbours that a thread sums
-MANY_ROWS = 8192  # from here on every multiprocessor has several programs
+WIDEST, LEAST = 512, 16  # columns of a tile, and of a tensor core's product
+SPARE = 2048  # bytes of a program's shared memory for scales and what the compiler adds
+NORMAL = tl.constexpr(2.0**127)  # makes a code's bits, taken for those of an fp32 number, code * UNIT
+UNIT = tl.constexpr(2.0**-22)
 
 
 @triton.jit
 def _weights(codes, scale, zero, offset, rows, inside, part, first, groups, centre, stride,
              FOUR: tl.constexpr, HIGH: tl.constexpr, ZERO: tl.constexpr, OFFSET: tl.constexpr,
-             LATE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+             LATE: tl.constexpr, SIGNED: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+             COLUMNS: tl.constexpr):  # fmt: skip
     """(ROWS, COLUMNS) weights whose codes lie at `part` of each row; `first`: their first column.
 
     The columns lie within one group, or are whole groups. LATE: a row's only scale is applied to its sum.
+    A code's bits become a number as in `coded_matvec.py`: code * 2**-149, which 2**127 makes normal.
     """
     at = rows[:, None].to(tl.int64) * stride + part + tl.arange(0, COLUMNS)[None, :]
     q = tl.load(codes + at, mask=inside[:, None], other=0)
     if FOUR:
-        q = (q >> 4) if HIGH else (q & 15)
+        q = (q & 240) if HIGH else (q & 15)
+    if SIGNED:
+        q ^= 128
     PARTS: tl.constexpr = COLUMNS // GROUP if COLUMNS > GROUP else 1
     grid = rows[:, None] * groups + first // GROUP + tl.arange(0, PARTS)[None, :]
     there = inside[:, None]
-    w = tl.reshape(q.to(tl.float32) - centre, (ROWS, PARTS, COLUMNS // PARTS))
+    number = q.to(tl.uint32).to(tl.float32, bitcast=True) * (NORMAL / 16 if FOUR and HIGH else NORMAL)
+    number = tl.reshape(number, (ROWS, PARTS, COLUMNS // PARTS))
     if ZERO:
-        w -= tl.load(zero + grid, mask=there, other=0).to(tl.float32)[:, :, None]
-    if not LATE:
-        w *= tl.load(scale + grid, mask=there, other=0.0).to(tl.float32)[:, :, None]
+        w = number - (centre + tl.load(zero + grid, mask=there, other=0).to(tl.float32)[:, :, None]) * UNIT
+    else:
+        w = number - centre * UNIT
+    if LATE:
+        w *= 1 / UNIT
+    else:
+        w *= tl.load(scale + grid, mask=there, other=0.0).to(tl.float32)[:, :, None] * (1 / UNIT)
     if OFFSET:
         w += tl.load(offset + grid, mask=there, other=0.0).to(tl.float32)[:, :, None]
     return tl.reshape(w, (ROWS, COLUMNS))
 
 
 @triton.jit
-def _one(x, codes, scale, zero, offset, out, count, stride, group, groups, centre,
-         FOUR: tl.constexpr, ZERO: tl.constexpr, OFFSET: tl.constexpr, EARLY: tl.constexpr,
-         ROWS: tl.constexpr, BYTES: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
-    """A run of codes lies within a group, so that its scale is applied to its sum."""
-    LOWEST: tl.constexpr = 128 if codes.dtype.element_ty == tl.int8 else 0  # added, so that none is negative
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside, steps, runs = (rows < count)[:, None], tl.arange(0, BYTES), tl.arange(0, BYTES // RUN) * RUN
-    at = codes + rows.to(tl.int64)[:, None] * stride + steps[None, :]
-    part = tl.load(at, mask=inside & (steps < stride)[None, :], other=0, eviction_policy="evict_first")
-    if EARLY:
-        cuda.gdc_launch_dependents()
-        cuda.gdc_wait()
-    sums = tl.zeros((ROWS, BYTES // RUN), tl.float32)
-    for start in range(0, stride, BYTES):
-        ahead = start + BYTES + steps
-        following = tl.load(
-            at + start + BYTES, mask=inside & (ahead < stride)[None, :], other=0,
-            eviction_policy="evict_first",
-        )  # fmt: skip
-        there = inside & (start + runs < stride)[None, :]
-        for high in tl.static_range(2 if FOUR else 1):
-            q = part
-            if FOUR:
-                q = (part >> 4) if high == 1 else (part & 15)
-            v = tl.load(x + high * stride + start + steps, mask=start + steps < stride, other=0.0)
-            v = v.to(tl.float32)
-            v = tl.reshape(v, (1, BYTES // RUN, RUN))
-            grid = rows[:, None] * groups + ((high * stride + start + runs) // group)[None, :]
-            # A code's bits, put where they mean units behind 2**23, cost less than a conversion of it.
-            base = tl.zeros((ROWS, BYTES // RUN), tl.float32) + (8388608.0 + LOWEST + centre)
-            if ZERO:
-                base += tl.load(zero + grid, mask=there, other=0).to(tl.float32)
-            number = ((q.to(tl.int32) + LOWEST) | 0x4B000000).to(tl.float32, bitcast=True)
-            number = tl.reshape(number, (ROWS, BYTES // RUN, RUN)) - base[:, :, None]
-            sums += tl.sum(number * v, 2) * tl.load(scale + grid, mask=there, other=0.0).to(tl.float32)
-            if OFFSET:
-                sums += tl.sum(v, 2) * tl.load(offset + grid, mask=there, other=0.0).to(tl.float32)
-        part = following
-    tl.store(out + rows, tl.sum(sums, 1).to(out.dtype.element_ty), mask=rows < count)
-
-
-@triton.jit
 def _tiles(x, codes, scale, zero, offset, out, total, count, columns, stride, groups, centre,
            TOKENS: tl.constexpr, FOUR: tl.constexpr, ZERO: tl.constexpr, OFFSET: tl.constexpr,
-           LATE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+           LATE: tl.constexpr, SIGNED: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+           COLUMNS: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """SPLIT: parts of the columns, each of which a warp of its own multiplies."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tokens = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside, there = rows < count, tokens < total
-    sums = tl.zeros((TOKENS, ROWS), tl.float32)
+    sums = tl.zeros((SPLIT, TOKENS, ROWS) if SPLIT > 1 else (TOKENS, ROWS), tl.float32)
     for part in range(0, stride, COLUMNS):
         for high in tl.static_range(2 if FOUR else 1):
             first = part + high * stride
             w = _weights(codes, scale, zero, offset, rows, inside, part, first, groups, centre, stride,
-                         FOUR, high == 1, ZERO, OFFSET, LATE, GROUP, ROWS, COLUMNS)  # fmt: skip
+                         FOUR, high == 1, ZERO, OFFSET, LATE, SIGNED, GROUP, ROWS, COLUMNS)  # fmt: skip
             at = tokens[:, None].to(tl.int64) * columns + first + tl.arange(0, COLUMNS)[None, :]
             v = tl.load(x + at, mask=there[:, None], other=0.0)
-            sums += tl.dot(v, tl.trans(w.to(v.dtype)))
+            if SPLIT > 1:
+                v = tl.permute(tl.reshape(v, (TOKENS, SPLIT, COLUMNS // SPLIT)), (1, 0, 2))
+                w = tl.permute(tl.reshape(w, (ROWS, SPLIT, COLUMNS // SPLIT)), (1, 2, 0))
+                sums = tl.dot(v, w.to(v.dtype), sums)
+            else:
+                sums = tl.dot(v, tl.trans(w.to(v.dtype)), sums)
+    if SPLIT > 1:
+        sums = tl.sum(sums, 0)
     if LATE:
         sums *= tl.load(scale + rows, mask=inside, other=0.0).to(tl.float32)[None, :]
     to = out + tokens[:, None].to(tl.int64) * count + rows[None, :]
@@ -122,21 +101,44 @@ def tile_columns(columns: int, group: int, bits: int) -> int:
 
 def takes(bits: int, columns: int, group: int) -> bool:
     """Whether there is a kernel here for such a matrix."""
-    return bits in (4, 8) and columns % 2 == 0 and tile_columns(columns, group, bits) >= 16
+    return bits in (4, 8) and columns % 2 == 0 and tile_columns(columns, group, bits) >= LEAST
 
 
-def strip_of(rows: int, stride: int) -> tuple[int, int]:
-    """Rows of a program for one token, and bytes of each that it reads at once (as measured on an H200)."""
-    if rows >= MANY_ROWS:
-        return 8, min(1024, triton.next_power_of_2(stride))
-    return 4, min(2048, triton.next_power_of_2(stride))
+class Tile(NamedTuple):
+    """What a program multiplies at once. columns: at most; split: see `_tiles`."""
+
+    tokens: int
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+    split: int = 1
+
+    def shared(self, size: int, bits: int) -> int:
+        """Bytes of shared memory: loads under way, and the weights that they become. size: of a number."""
+        x, codes = self.tokens * self.columns * size * (8 // bits), self.rows * self.columns
+        return (self.stages - 1) * (x + codes) + codes * size
 
 
-def tile_of(rows: int, tokens: int) -> tuple[int, int, int, int, int]:
-    """Tokens, rows, columns at most, warps and stages of a tile (as measured on an H200)."""
+SAFE = Tile(16, 16, 64, 2, 2)  # for a GPU that has room for nothing larger
+
+
+def tiles_for(rows: int, tokens: int) -> tuple[Tile, ...]:
+    """The quickest first (as measured on an H200)."""
     if tokens > 16:
-        return 64, 64, 64, 4, 3
-    return (16, 64, 128, 4, 3) if rows >= MANY_ROWS else (16, 16, 256, 2, 3)
+        large = (Tile(256, 128, 64, 8, 3),) if rows >= MANY_ROWS and tokens > 128 else ()
+        return *large, *((Tile(128, 64, 64, 4, 3),) if tokens > 64 else ()), Tile(64, 64, 64, 4, 3), SAFE
+    if rows >= MANY_ROWS:
+        return Tile(16, 64, 128, 4, 3), SAFE
+    if rows > FEW_ROWS:
+        return Tile(16, 32, 256, 4, 3, 4), Tile(16, 16, 256, 2, 3, 2), SAFE
+    return Tile(16, 16, 512, 4, 3, 4), Tile(16, 16, 256, 2, 3, 2), SAFE
+
+
+def tile_of(rows: int, tokens: int, size: int, bits: int, room: int) -> Tile:
+    """The quickest whose shared memory there is room for. size: bytes of one of x's numbers."""
+    found = tiles_for(rows, tokens)
+    return next((tile for tile in found if tile.shared(size, bits) + SPARE <= room), SAFE)
 
 
 def linear(
@@ -155,24 +157,20 @@ def linear(
     `kernels.packing.pack`. scale, zero, offset: (rows, groups). Returns (..., rows) in the dtype of x.
     """
     rows, columns = codes.shape[0], x.shape[-1]
+    if x.numel() == columns:
+        return fused_linear(x.contiguous(), codes, bits, scale, centre=centre, zero=zero, offset=offset)
     flat = x.reshape(-1, columns).contiguous()
     total, groups = flat.shape[0], scale.shape[1]
     out = torch.empty(total, rows, device=x.device, dtype=x.dtype)
-    group = columns // groups
-    kinds = {"FOUR": bits == 4, "ZERO": zero is not None, "OFFSET": offset is not None}
-    at = (flat, codes, scale, scale if zero is None else zero, scale if offset is None else offset, out)
-    if total == 1:
-        height, wide = strip_of(rows, codes.shape[1])
-        _one[(triton.cdiv(rows, height),)](
-            *at, rows, codes.shape[1], group, groups, centre, EARLY=early(x.device), ROWS=height, BYTES=wide,
-            RUN=RUN, **kinds, **options(x.device),
-        )  # fmt: skip
-    else:
-        tokens, height, wide, warps, stages = tile_of(rows, total)
-        _tiles[(triton.cdiv(rows, height), triton.cdiv(total, tokens))](
-            *at, total, rows, columns, codes.shape[1], groups, centre, TOKENS=tokens, GROUP=group,
-            ROWS=height, COLUMNS=min(wide, tile_columns(columns, group, bits)),
-            LATE=groups == 1 and offset is None,
-            num_warps=warps, num_stages=stages, **kinds,
-        )  # fmt: skip
+    group, negative = columns // groups, codes.dtype == torch.int8
+    tile = tile_of(rows, total, x.element_size(), bits, shared_memory(x.device))
+    wide = min(tile.columns, tile_columns(columns, group, bits))
+    _tiles[(triton.cdiv(rows, tile.rows), triton.cdiv(total, tile.tokens))](
+        flat, codes.view(torch.uint8), scale, scale if zero is None else zero,
+        scale if offset is None else offset, out, total, rows, columns, codes.shape[1], groups,
+        float(centre + 128 * negative), FOUR=bits == 4, ZERO=zero is not None, OFFSET=offset is not None,
+        LATE=groups == 1 and offset is None, SIGNED=negative, GROUP=group,
+        TOKENS=tile.tokens, ROWS=tile.rows, COLUMNS=wide, SPLIT=min(tile.split, wide // LEAST),
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
     return out.view(*x.shape[:-1], rows)
