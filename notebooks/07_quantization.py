@@ -437,8 +437,8 @@ lab.show(
 # ones: the CPU kernels multiply integers, so they round the activations too, in groups of up to 192, and
 # in two halves where one number of a group dwarfs the rest. That is how the outliers of part 3 pass.
 #
-# How much hangs on the kernel shows a device on which this engine's kernels for codes do not keep up with
-# those for plain numbers: a reference GPU, measured once and kept with the lab, beside your machine. Each
+# How much hangs on the kernel is plain where memory is so fast that what is done to each code takes as long as
+# reading it. So it is on a reference GPU, measured once and kept with the lab, here beside your machine. Each
 # gain is over the same model in full precision on the same device:
 
 # %%

@@ -135,6 +135,15 @@ def test_gains_of_narrower_weights_are_over_the_same_model_there(lesson: Session
     assert "Yours, small in float32. 8 bits: 4× smaller, decode at batch 1 4× as fast" in finding
     assert "Reference, llama-3.2-1b in bfloat16 (NVIDIA H200" in finding
     assert f"8 bits: 2× smaller, decode at batch 1 {significant(gain)}× as fast" in finding
+    fewer, alone, together = (
+        significant(four.gains[name]) for name in ("smaller", "decode, batch 1", "decode, batch 8")
+    )
+    assert finding.endswith(
+        f"There 4 bits are {fewer}× fewer bytes, and decode {alone}× as fast at batch 1, "
+        f"{together}× at batch 8."
+    )
+    slow = replace(four, gains=four.gains | {"decode, batch 1": 0.7, "decode, batch 8": 0.9})
+    finding = replace(beside, others=(eight, slow)).finding()
     assert finding.endswith("There narrower weights save memory and cost time.")
     made = figures.weight_gains_figure(beside)
     assert [trace.name.partition(" (")[0] for trace in made.data] == [
