@@ -437,9 +437,9 @@ lab.show(
 # ones: the CPU kernels multiply integers, so they round the activations too, in groups of up to 192, and
 # in two halves where one number of a group dwarfs the rest. That is how the outliers of part 3 pass.
 #
-# How much hangs on the kernel is plain where memory is so fast that what is done to each code takes as long as
-# reading it. So it is on a reference GPU, measured once and kept with the lab, here beside your machine. Each
-# gain is over the same model in full precision on the same device:
+# How much hangs on the kernel is plain where memory is so fast that what is done to each code takes as long
+# as reading it. So it is on a reference GPU, measured once and kept with the lab, here beside your machine.
+# Each gain is over the same model in full precision on the same device:
 
 # %%
 beside = lab.weights_beside(subject, ways)
