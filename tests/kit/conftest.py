@@ -19,10 +19,17 @@ from labcore.kit import machine
 
 PIP_WHEELS = [Path(ensurepip.__file__).parent / "_bundled", Path("/usr/share/python-wheels")]
 BACKEND = """
+import os
+import time
 import zipfile
 from pathlib import Path
 
 def build_editable(folder, config_settings=None, metadata_directory=None):
+    if here := os.environ.get("TOY_WAITS"):  # says that it is at work, and is so until pip is gone
+        parent = os.getppid()
+        Path(here).touch()
+        while os.getppid() == parent:
+            time.sleep(0.02)
     name = "labcore-0.1.0-py3-none-any.whl"
     about = "labcore-0.1.0.dist-info"
     with zipfile.ZipFile(Path(folder) / name, "w") as wheel:

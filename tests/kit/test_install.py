@@ -192,9 +192,13 @@ def test_pip_that_fails_gives_its_reason_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_answered_in_a_line(kit: Path, tmp_path: Path) -> None:
+    at_work = tmp_path / "at work"
     words = [sys.executable, str(kit / "install.py"), "--into", str(tmp_path / "lab")]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
-        while run.poll() is None and not (tmp_path / "lab" / ".venv").exists():
+    settings = os.environ | {"TOY_WAITS": str(at_work)}
+    with subprocess.Popen(
+        words, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
+        while run.poll() is None and not at_work.exists():
             time.sleep(0.01)
         run.send_signal(signal.SIGINT)
         assert "Run the same command again to go on." in run.communicate()[1]

@@ -138,8 +138,8 @@ def crossing(peak_flops: float, bandwidth: float, bytes_per_weight: float) -> fl
 )
 def _check_crossing(answer: Any) -> Verdict:
     cases = [
-        (random.uniform(20, 900) * 1e12, random.uniform(0.3, 4) * 1e12, random.choice((1.0, 2.0, 4.0)))
-        for _ in range(4)
+        (random.uniform(20, 900) * 1e12, random.uniform(0.3, 4) * 1e12, width)
+        for width in (1.0, 2.0, 4.0, 2.0)  # of one byte alone, a mistake with the width would look like none
     ]
     return on_cases(
         answer,
