@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,18 @@ def _launch(kit: Path, *words: str | Path, home: Path) -> subprocess.CompletedPr
     return subprocess.run(
         [sys.executable, kit / "install.py", *words], env=bare, capture_output=True, text=True
     )
+
+
+def _at_work(kit: Path, folder: Path, **settings: Any) -> subprocess.Popen[Any]:
+    """An installation into folder/lab that has unpacked packages and waits in the last one's build."""
+    here = folder / "at work"
+    words = [sys.executable, str(kit / "install.py"), "--into", str(folder / "lab")]
+    run = subprocess.Popen(
+        words, env=os.environ | {"TOY_WAITS": str(here)}, stdout=subprocess.DEVNULL, **settings
+    )
+    while run.poll() is None and not here.exists():
+        time.sleep(0.01)
+    return run
 
 
 def _packages(lab: Path) -> set[str]:
@@ -81,12 +94,7 @@ def test_package_that_was_left_half_unpacked_is_unpacked_again(kit: Path, tmp_pa
 
 
 def test_installation_that_was_killed_goes_on(kit: Path, tmp_path: Path) -> None:
-    words = [sys.executable, str(kit / "install.py"), "--into", str(tmp_path / "lab")]
-    with subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as run:
-        while run.poll() is None and not list(tmp_path.glob("lab/.venv/lib/*/site-packages/*.dist-info")):
-            time.sleep(0.01)
+    with _at_work(kit, tmp_path, stderr=subprocess.DEVNULL, start_new_session=True) as run:
         os.killpg(run.pid, signal.SIGKILL)
     assert not json.loads((tmp_path / "lab" / install.STATE).read_text())["finished"]
     done = _launch(kit, "--into", tmp_path / "lab", home=tmp_path)
@@ -192,14 +200,7 @@ def test_pip_that_fails_gives_its_reason_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_answered_in_a_line(kit: Path, tmp_path: Path) -> None:
-    at_work = tmp_path / "at work"
-    words = [sys.executable, str(kit / "install.py"), "--into", str(tmp_path / "lab")]
-    settings = os.environ | {"TOY_WAITS": str(at_work)}
-    with subprocess.Popen(
-        words, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as run:
-        while run.poll() is None and not at_work.exists():
-            time.sleep(0.01)
+    with _at_work(kit, tmp_path, stderr=subprocess.PIPE, text=True) as run:
         run.send_signal(signal.SIGINT)
         assert "Run the same command again to go on." in run.communicate()[1]
     assert run.returncode == 130
