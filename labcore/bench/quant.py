@@ -160,7 +160,7 @@ def _decode(model: Model, ids: Tensor, batch: int, new_tokens: int) -> float:
     logits = prefill(model, known[:, :SHORT], cache)
     start = 0.0
     for length in range(SHORT, SHORT + new_tokens + 1):
-        if length == SHORT + 1:
+        if length == SHORT + 1:  # the first step still pays what is paid once
             synchronize(model.device)
             start = time.perf_counter()
         known[:, length] = best(logits)

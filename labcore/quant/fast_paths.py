@@ -139,9 +139,17 @@ def triton(layer: QuantLinear, x: Tensor) -> Tensor:
 
 
 def takes_fused(layer: QuantLinear) -> bool:
-    """Whether a token can be multiplied along with its neighbours: nothing of its own is done to it."""
+    """Whether a token can be multiplied along with its neighbours: nothing of its own is done to it.
+
+    Asked of every layer at every step, so it is found out once.
+    """
+    takes: bool = layer.fast and layer.kept("takes_fused", partial(_takes_fused, layer))
+    return takes
+
+
+def _takes_fused(layer: QuantLinear) -> bool:
     changed = (layer.activations, layer.smooth, layer.order, layer.outliers)
-    return layer.fast and all(part is None for part in changed) and takes_triton(layer)
+    return all(part is None for part in changed) and takes_triton(layer)
 
 
 def fused(layer: QuantLinear, x: Tensor, around: Around) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product as product_of
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from labcore.kernels import reference
-from labcore.kernels.around import ADD, GATE, TURN, Around
+from labcore.kernels.around import Around
 from labcore.quant.formats import Format, QuantizedTensor, quantize_tensor
 from tests.kernels.interpreter import interpreted, needs_triton, without_gpu
-from tests.kernels.test_heads import angles
+from tests.kernels.test_matvec import wanted
 
 # rows, columns, format: one scale a row and groups, a zero point, rows that fill no tile, several tiles
 CASES = [
@@ -26,57 +28,40 @@ HALF = 4
 
 def check(device: str, dtype: torch.dtype, limit: float) -> None:
     """Raises AssertionError where a product and its plain twin differ by more than `limit`."""
-    for rows, columns, fmt in CASES:
+    for (rows, columns, fmt), lowest in product_of(CASES, (False, True)):
         torch.manual_seed(rows)
         held = quantize_tensor(torch.randn(rows, columns) / columns**0.5, fmt).to(torch.device(device))
+        held = with_offset(held) if lowest else held
         x, bias, norm, residual = (
             torch.randn(*shape).to(device, dtype)
             for shape in ((1, 1, columns), (rows,), (columns,), (1, 1, rows))
         )
         for codes in (held.codes, *([(held.codes ^ 128).view(torch.int8)] if fmt.bits == 8 else [])):
-            check_around(held, codes, x, bias, norm, residual, limit)
+            for around, expected in wanted(x, held.dequantize(), bias, norm, residual, HALF):
+                torch.testing.assert_close(
+                    product(held, codes, x, around), expected.to(x.dtype), atol=limit, rtol=limit
+                )
 
 
-def check_around(
-    held: QuantizedTensor, codes: torch.Tensor, x: torch.Tensor, bias: torch.Tensor, norm: torch.Tensor,
-    residual: torch.Tensor, limit: float,
-) -> None:  # fmt: skip
-    """Alone; with a norm and a bias; with a residual, the gate and the rotation behind."""
-    weight, turned = held.dequantize(), codes.shape[0] // (2 * HALF) - 1
-    cos, sin = (part.to(x) for part in angles(1, 1, 2 * HALF))
-    alone = F.linear(x.float(), weight)
-    plain = F.linear(reference.rms_norm(x.float(), norm.float(), 1e-5), weight, bias.float())
-    heads = plain.view(1, 1, -1, 2 * HALF).transpose(1, 2)
-    spun = reference.apply_rope(heads[:, :turned], cos.float(), sin.float())
-    wanted = {
-        Around(): alone,
-        Around(bias, norm, 1e-5): plain,
-        Around(bias, then=ADD, residual=residual): alone + bias.float() + residual.float(),
-        Around(bias, norm, 1e-5, GATE): reference.swiglu(plain),
-        Around(bias, norm, 1e-5, TURN, half=HALF, angles=(cos, sin), turned=turned): torch.cat(
-            [spun, heads[:, turned:]], dim=1
-        ).transpose(1, 2).reshape(1, 1, -1),
-    }  # fmt: skip
-    for around, expected in wanted.items():
-        torch.testing.assert_close(
-            product(held, codes, x, around), expected.to(x.dtype), atol=limit, rtol=limit
-        )
+def with_offset(held: QuantizedTensor) -> QuantizedTensor:
+    """The same codes, as foreign formats have them: with a lowest value instead of a centre."""
+    return replace(held, zero=None, offset=torch.randn_like(held.scale) * held.scale)
 
 
 def product(held: QuantizedTensor, codes: torch.Tensor, x: torch.Tensor, around: Around) -> torch.Tensor:
     """The kernel's."""
     from labcore.kernels.triton.coded_matvec import fused_linear
 
-    scale, zero = (
+    scale, zero, offset = (
         None if grid is None else grid.expand(codes.shape[0], -1).contiguous()
-        for grid in (held.scale, held.zero)
+        for grid in (held.scale, held.zero, held.offset)
     )
     assert scale is not None
     bits = held.format.bits
-    centre = 0 if zero is not None else 2 ** (bits - 1)
+    centre = 2 ** (bits - 1) if zero is None and offset is None else 0
     if codes.dtype == torch.int8:
         centre -= 128
-    return fused_linear(x, codes, bits, scale, centre=centre, zero=zero, around=around)
+    return fused_linear(x, codes, bits, scale, centre=centre, zero=zero, offset=offset, around=around)
 
 
 @needs_triton

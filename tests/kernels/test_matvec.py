@@ -17,51 +17,41 @@ SHAPES = [(48, 40, 8), (24, 1100, 4), (40, 72, 10), (96, 300, 16), (160, 2048, 8
 
 def check(device: str, dtype: torch.dtype, limit: float) -> None:
     """Raises AssertionError where a product and its plain twin differ by more than `limit`."""
+    from labcore.kernels.triton.matvec import fused_linear
+
     for rows, columns, half in SHAPES:
         torch.manual_seed(rows)
         made = [torch.randn(*shape) for shape in ((1, 1, columns), (rows, columns), (rows,), (columns,))]
         made[1] /= columns**0.5  # results of order one
         x, weight, bias, norm = (one.to(device, dtype) for one in made)
         residual = torch.randn(1, 1, rows).to(device, dtype)
-        check_plain(x, weight, bias, norm, residual, limit)
-        check_paired(x, weight, bias, norm, half, limit)
+        for around, expected in wanted(x, weight, bias, norm, residual, half):
+            found = fused_linear(x, weight, around)
+            torch.testing.assert_close(found, expected.to(x.dtype), atol=limit, rtol=limit)
 
 
-def check_plain(
+def wanted(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, norm: torch.Tensor, residual: torch.Tensor,
-    limit: float,
-) -> None:  # fmt: skip
-    """With and without a bias, a norm in front, a residual behind."""
-    from labcore.kernels.triton.matvec import fused_linear
+    half: int,
+) -> list[tuple[Around, torch.Tensor]]:  # fmt: skip
+    """What may stand around a product, each with its result by plain operations in fp32.
 
-    close = {"atol": limit, "rtol": limit}
-    expected = F.linear(x.float(), weight.float())
-    torch.testing.assert_close(fused_linear(x, weight), expected.to(x.dtype), **close)
-    normed = F.linear(reference.rms_norm(x.float(), norm.float(), 1e-5), weight.float(), bias.float())
-    found = fused_linear(x, weight, Around(bias, norm, 1e-5))
-    torch.testing.assert_close(found, normed.to(x.dtype), **close)
-    found = fused_linear(x, weight, Around(bias, then=ADD, residual=residual))
-    torch.testing.assert_close(found, (expected + bias.float() + residual.float()).to(x.dtype), **close)
-
-
-def check_paired(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, norm: torch.Tensor, half: int, limit: float
-) -> None:
-    """The gate; and heads turned, the last one left as it is."""
-    from labcore.kernels.triton.matvec import fused_linear
-
-    close = {"atol": limit, "rtol": limit}
+    Nothing; a norm in front and a bias; a residual behind; the gate; heads turned, all but the last one.
+    """
+    alone = F.linear(x.float(), weight.float())
     plain = F.linear(reference.rms_norm(x.float(), norm.float(), 1e-5), weight.float(), bias.float())
-    found = fused_linear(x, weight, Around(bias, norm, 1e-5, GATE))
-    torch.testing.assert_close(found, reference.swiglu(plain).to(x.dtype), **close)
     heads = plain.view(1, 1, -1, 2 * half).transpose(1, 2)
     turned = heads.shape[1] - 1
     cos, sin = (part.to(x) for part in angles(1, 1, 2 * half))
     spun = reference.apply_rope(heads[:, :turned], cos.float(), sin.float())
-    expected = torch.cat([spun, heads[:, turned:]], dim=1).transpose(1, 2).reshape(1, 1, -1)
-    turn = Around(bias, norm, 1e-5, TURN, half=half, angles=(cos, sin), turned=turned)
-    found = fused_linear(x, weight, turn)
-    torch.testing.assert_close(found, expected.to(x.dtype), **close)
+    spun = torch.cat([spun, heads[:, turned:]], dim=1).transpose(1, 2).reshape(1, 1, -1)
+    return [
+        (Around(), alone),
+        (Around(bias, norm, 1e-5), plain),
+        (Around(bias, then=ADD, residual=residual), alone + bias.float() + residual.float()),
+        (Around(bias, norm, 1e-5, GATE), reference.swiglu(plain)),
+        (Around(bias, norm, 1e-5, TURN, half=half, angles=(cos, sin), turned=turned), spun),
+    ]
 
 
 @needs_triton

@@ -74,34 +74,18 @@ def _normed(x, norm, squares, at, inside, NORM: tl.constexpr, PACKED: tl.constex
 
 
 @triton.jit
-def _add_runs(sums, each, whole, scale, zero, offset, grid, held, base,
-              ZERO: tl.constexpr, OFFSET: tl.constexpr, RUNS: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """sums of runs + each of words, with the scale and the zero point that lie at `grid` for each run."""
-    each = tl.sum(tl.reshape(each, (ROWS, RUNS, 2)), 2) * LOWER
-    whole = tl.sum(tl.reshape(whole, (RUNS, 2)), 1)[None, :]
-    if ZERO:
-        each -= whole * (base + tl.load(zero + grid, mask=held, other=0).to(tl.float32))
-    else:
-        each -= whole * base
-    sums += each * tl.load(scale + grid, mask=held, other=0.0).to(tl.float32)
-    if OFFSET:
-        sums += whole * tl.load(offset + grid, mask=held, other=0.0).to(tl.float32)
-    return sums
+def _scaled(sums, whole, scale, zero, offset, at, held, base, ZERO: tl.constexpr, OFFSET: tl.constexpr):
+    """Sums of lifted products, as the numbers that scale, zero point and offset at `at` make of them.
 
-
-@triton.jit
-def _scaled_late(
-    total, whole, scale, zero, offset, rows, known, base, ZERO: tl.constexpr, OFFSET: tl.constexpr
-):
-    """A row's sum with its only scale. whole: of all x."""
+    whole: the sum of the x that went in.
+    """
+    below = base
     if ZERO:
-        total = total * LOWER - whole * (base + tl.load(zero + rows, mask=known, other=0).to(tl.float32))
-    else:
-        total = total * LOWER - whole * base
-    total *= tl.load(scale + rows, mask=known, other=0.0).to(tl.float32)
+        below += tl.load(zero + at, mask=held, other=0).to(tl.float32)
+    made = (sums * LOWER - whole * below) * tl.load(scale + at, mask=held, other=0.0).to(tl.float32)
     if OFFSET:
-        total += whole * tl.load(offset + rows, mask=known, other=0.0).to(tl.float32)
-    return total
+        made += whole * tl.load(offset + at, mask=held, other=0.0).to(tl.float32)
+    return made
 
 
 @triton.jit
@@ -150,16 +134,33 @@ def _coded_one(
                 run = start // 2 + tl.arange(0, RUNS)
                 grid = rows[:, None] * groups + ((high * words * 4 + run * 8) // GROUP)[None, :]
                 held = inside & (run < words // 2)[None, :]
-                sums = _add_runs(sums, each, whole, scale, zero, offset, grid, held, base,
-                                 ZERO, OFFSET, RUNS, ROWS)  # fmt: skip
+                each = tl.sum(tl.reshape(each, (ROWS, RUNS, 2)), 2)
+                whole = tl.sum(tl.reshape(whole, (RUNS, 2)), 1)[None, :]
+                sums += _scaled(each, whole, scale, zero, offset, grid, held, base, ZERO, OFFSET)
         part = following
     total = tl.sum(sums, 1)
     if LATE:
         whole = tl.sum(wholes, 0)
-        total = _scaled_late(total, whole, scale, zero, offset, rows, rows < count, base, ZERO, OFFSET)
+        total = _scaled(total, whole, scale, zero, offset, rows, rows < count, base, ZERO, OFFSET)
     if NORM:
         total *= tl.rsqrt(tl.sum(squares, 0) / (words * (8 if FOUR else 4)) + eps)
     put(total + extra, rows, out, count, by_cos, by_sin, THEN, HALF, PAIRED, ROWS)
+
+
+def code_operands(scale: Tensor, zero: Tensor | None, offset: Tensor | None) -> tuple[Tensor, ...]:
+    """scale, zero, offset; the scale in place of what is not there, which no kernel then reads."""
+    return scale, scale if zero is None else zero, scale if offset is None else offset
+
+
+def code_kinds(codes: Tensor, bits: int, zero: Tensor | None, offset: Tensor | None) -> dict[str, bool]:
+    """What a kernel is compiled for."""
+    signed = codes.dtype == torch.int8
+    return {"FOUR": bits == 4, "SIGNED": signed, "ZERO": zero is not None, "OFFSET": offset is not None}
+
+
+def base_of(codes: Tensor, centre: int) -> float:
+    """What is taken from each code: a kernel adds 128 to signed ones, so that none is negative."""
+    return float(centre + (128 if codes.dtype == torch.int8 else 0))
 
 
 def fused_linear(
@@ -182,14 +183,12 @@ def fused_linear(
     (rows, stride), columns, groups = codes.shape, x.shape[-1], scale.shape[1]
     out = made_for(x, rows, around)
     height, warps = strip_of(rows, stride)
-    base = float(centre + (128 if codes.dtype == torch.int8 else 0))
     norm, *behind = operands(x, around)
     norm_packed = _packs(norm) and norm.dtype == x.dtype
     _coded_one[(triton.cdiv(rows, height),)](
-        _in_words(x), codes.view(torch.int32), scale, scale if zero is None else zero,
-        scale if offset is None else offset, _in_words(norm) if norm_packed else norm, *behind, out, rows,
-        stride // 4, groups, base, around.eps, around.turned, FOUR=bits == 4,
-        SIGNED=codes.dtype == torch.int8, ZERO=zero is not None, OFFSET=offset is not None,
+        _in_words(x), codes.view(torch.int32), *code_operands(scale, zero, offset),
+        _in_words(norm) if norm_packed else norm, *behind, out, rows, stride // 4, groups,
+        base_of(codes, centre), around.eps, around.turned, **code_kinds(codes, bits, zero, offset),
         GROUP=columns // groups if groups > 1 else 1, LATE=groups == 1, PACKED=_packs(x),
         NORM_PACKED=norm_packed, **kinds(rows, around), EARLY=early(x.device), ROWS=height,
         WORDS=2 * THREADS * warps, num_warps=warps, **options(x.device),

@@ -15,7 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from labcore.kernels.triton.coded_matvec import FEW_ROWS, MANY_ROWS, fused_linear
+from labcore.kernels.triton.coded_matvec import (
+    FEW_ROWS,
+    MANY_ROWS,
+    base_of,
+    code_kinds,
+    code_operands,
+    fused_linear,
+)
 from labcore.kernels.triton.launching import shared_memory
 
 WIDEST, LEAST = 512, 16  # columns of a tile, and of a tensor core's product
@@ -162,14 +169,13 @@ def linear(
     flat = x.reshape(-1, columns).contiguous()
     total, groups = flat.shape[0], scale.shape[1]
     out = torch.empty(total, rows, device=x.device, dtype=x.dtype)
-    group, negative = columns // groups, codes.dtype == torch.int8
+    group = columns // groups
     tile = tile_of(rows, total, x.element_size(), bits, shared_memory(x.device))
     wide = min(tile.columns, tile_columns(columns, group, bits))
     _tiles[(triton.cdiv(rows, tile.rows), triton.cdiv(total, tile.tokens))](
-        flat, codes.view(torch.uint8), scale, scale if zero is None else zero,
-        scale if offset is None else offset, out, total, rows, columns, codes.shape[1], groups,
-        float(centre + 128 * negative), FOUR=bits == 4, ZERO=zero is not None, OFFSET=offset is not None,
-        LATE=groups == 1 and offset is None, SIGNED=negative, GROUP=group,
+        flat, codes.view(torch.uint8), *code_operands(scale, zero, offset), out, total, rows, columns,
+        codes.shape[1], groups, base_of(codes, centre), **code_kinds(codes, bits, zero, offset),
+        LATE=groups == 1 and offset is None, GROUP=group,
         TOKENS=tile.tokens, ROWS=tile.rows, COLUMNS=wide, SPLIT=min(tile.split, wide // LEAST),
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
