@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from labcore.openmp import bound_spinning
+
 if TYPE_CHECKING:
     from labcore import catalog, errors, perf, quant
     from labcore.config import ModelConfig
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from labcore.quant import quantize
 
 __version__ = "0.1.0"
+
+bound_spinning()  # before torch is imported, by anything of this package
 
 _HOMES = {
     "load": "labcore.model",

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ import labcore
 from labcore import catalog
 from labcore.errors import LabError
 from labcore.kernels import native
-from labcore.perf.machine import budget, describe, resolve_device
+from labcore.openmp import wait_policy
+from labcore.perf.machine import Neighbours, budget, describe, resolve_device, usable_cores
 from labcore.quant import choice
 
 Level = Literal["ok", "slow", "problem"]
@@ -47,6 +49,10 @@ NEEDED_MEMORY = 2 * 2**30
 # Room for executed lessons and results; models of the Hub bring their own size.
 NEEDED_DISK = 2**30
 
+# Other programs' use of the cores is looked at for so long, and called a load from this share of all cores on.
+LOAD_SECONDS = 0.25
+BUSY_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -67,6 +73,8 @@ def examine(device: str = "auto") -> list[Finding]:
         *_kernel(),
         *_devices(found),
         *_threads(found),
+        *_waiting(),
+        *_load(),
         *_memory(found),
         *_disk(),
         *_attention(found),
@@ -173,8 +181,7 @@ def _fast_bfloat16() -> bool:
 
 
 def _threads(device: torch.device) -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
+    cores, threads = usable_cores(), torch.get_num_threads()
     value = f"{threads} for {cores} cores this process may use"
     if threads < cores and "OMP_NUM_THREADS" in os.environ:
         held = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} holds torch back"
@@ -187,6 +194,32 @@ def _threads(device: torch.device) -> Iterator[Finding]:
         yield Finding("threads", value, "slow", "one core runs both the kernel and JupyterLab")
     else:
         yield Finding("threads", value)
+
+
+def _waiting() -> Iterator[Finding]:
+    """Whether OpenMP's threads sleep while they wait, or keep the cores that others compute on."""
+    policy = wait_policy()
+    if policy and os.environ.get("OMP_WAIT_POLICY", "").lower() != "active":
+        yield Finding("waiting threads", policy)
+        return
+    note = "where other programs use the cores too they slow each other down, up to 30 times; "
+    if policy:
+        yield Finding("waiting threads", policy, "slow", note + "unset OMP_WAIT_POLICY, or set passive")
+    else:
+        mend = "import labcore before torch, or set OMP_WAIT_POLICY=passive"
+        yield Finding("waiting threads", "spin for milliseconds", "slow", note + mend)
+
+
+def _load() -> Iterator[Finding]:
+    """Cores that other programs keep busy right now."""
+    others = Neighbours()
+    time.sleep(LOAD_SECONDS)
+    busy, cores = others.busy_cores(), usable_cores()
+    value = f"other programs use {busy:.1f} of {cores} cores"
+    if busy < BUSY_SHARE * cores:
+        yield Finding("load", value)
+    else:
+        yield Finding("load", value, "slow", "measurements share the cores with them; close what you can")
 
 
 def _memory(device: torch.device) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def test_missing_package_is_a_problem_with_its_mend(monkeypatch: pytest.MonkeyPa
 def test_held_back_threads_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 8)
     finding = _only(doctor._threads(torch.device("cpu")))
     assert finding.level == "slow"
     assert finding.value == "1 for 8 cores this process may use"
@@ -46,8 +46,36 @@ def test_held_back_threads_are_explained(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_more_threads_than_cores_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 2)
     assert "set OMP_NUM_THREADS=2" in _only(doctor._threads(torch.device("cpu"))).note
+
+
+@pytest.mark.parametrize(
+    ("environ", "level", "text"),
+    [
+        ({}, "slow", "import labcore before torch"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "slow", "unset OMP_WAIT_POLICY"),
+        ({"OMP_WAIT_POLICY": "passive"}, "ok", "OMP_WAIT_POLICY=passive"),
+        ({"GOMP_SPINCOUNT": "500"}, "ok", "GOMP_SPINCOUNT=500"),
+    ],
+)
+def test_how_threads_wait(environ: dict, level: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    finding = _only(doctor._waiting())
+    assert finding.level == level
+    assert text in finding.value + finding.note
+
+
+@pytest.mark.parametrize(("busy", "level"), [(0.4, "ok"), (0.5, "slow")])
+def test_load_of_others_is_named(busy: float, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 2)
+    monkeypatch.setattr(doctor, "LOAD_SECONDS", 0)
+    monkeypatch.setattr(doctor.Neighbours, "busy_cores", lambda self: busy)
+    finding = _only(doctor._load())
+    assert (finding.level, finding.value) == (level, f"other programs use {busy} of 2 cores")
 
 
 def test_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -186,6 +186,11 @@ def _seconds_of_others() -> float | None:
     return None
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cache_folder(purpose: str) -> Path:
     """Where this user's machine keeps what can be made again (LABCORE_CACHE overrides the folder)."""
     chosen = os.environ.get("LABCORE_CACHE")

@@ -202,16 +202,18 @@ void labcore_attend(const attention_t *s) {
     int items = s->tokens * s->kv_heads;
     EACH_ITEM(items * s->splits) attend_split(s, item);
     if (s->splits == 1) return;
-#pragma omp barrier
+    labcore_barrier();
     EACH_ITEM(items) merge(s, item);
 }
 
 /* A layer's step by itself, for steps whose other parts are not in C. */
 void labcore_decode_attention(const attention_t *step, int threads) {
+    team_t team = {0};
 #pragma omp parallel num_threads(threads)
     {
+        labcore_join_team(&team);
         labcore_append(step);
-#pragma omp barrier
+        labcore_barrier();
         labcore_attend(step);
     }
 }

@@ -25,13 +25,13 @@ from labcore.perf.machine import cache_folder
 
 SOURCES = tuple(
     Path(__file__).with_name(f"{name}.c")
-    for name in ("layer", "attention", "prompt_attention", "elementwise", "quantized")
+    for name in ("layer", "attention", "prompt_attention", "elementwise", "quantized", "threads")
 )
 HEADERS = tuple(
     Path(__file__).with_name(f"{name}.h")
     for name in ("attention", "dense", "exponential", "quantized", "rounding", "threads")
 )
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=c11")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC", "-std=gnu11")
 SECONDS = 120
 
 

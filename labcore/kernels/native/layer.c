@@ -123,7 +123,7 @@ static void before_attention(const layer_t *l, const float *x, const float *cos,
     rms_norm(x, l->input_norm, l->eps, normed, l->hidden, tokens);
     input_t input = input_of(&l->qkv, normed, l->hidden, tokens, mine);
     product(&l->qkv, 0, &input, qkv, rows, share(rows), l->hidden, tokens);
-#pragma omp barrier
+    labcore_barrier();
     for (int item = omp_get_thread_num(); item < tokens * turning; item += omp_get_num_threads()) {
         int token = item / turning, head = item % turning;
         float *at = qkv + (size_t)token * rows + (size_t)head * l->head_dim;
@@ -156,14 +156,14 @@ static void after_attention(const layer_t *l, const float *mixed, float *x, floa
     input_t input = input_of(&l->o, mixed, heads, tokens, own);
     product(&l->o, 0, &input, update, hidden, mine, heads, tokens);
     add(x, update, hidden, mine, tokens);
-#pragma omp barrier
+    labcore_barrier();
     rms_norm(x, l->post_norm, l->eps, normed, hidden, tokens);
     input = input_of(&l->gate_up, normed, hidden, tokens, own);
     product(&l->gate_up, 0, &input, gate, n, inner, hidden, tokens);
     product(&l->gate_up, n, &input, up, n, inner, hidden, tokens);
     for (int t = 0; t < tokens; t++)
         gate_with(gate + (size_t)t * n + inner.begin, up + (size_t)t * n + inner.begin, inner.end - inner.begin);
-#pragma omp barrier
+    labcore_barrier();
     input = input_of(&l->down, gate, n, tokens, own);
     product(&l->down, 0, &input, update, hidden, mine, n, tokens);
     add(x, update, hidden, mine, tokens);
@@ -172,14 +172,22 @@ static void after_attention(const layer_t *l, const float *mixed, float *x, floa
 /* The two halves by themselves, for caches whose attention is not in C. */
 void labcore_before_attention(const layer_t *layer, const float *x, const float *cos, const float *sin, int turn,
                               float *qkv, float *scratch, long work, int tokens, int threads) {
+    team_t team = {0};
 #pragma omp parallel num_threads(threads)
-    before_attention(layer, x, cos, sin, turn, qkv, scratch, work, tokens);
+    {
+        labcore_join_team(&team);
+        before_attention(layer, x, cos, sin, turn, qkv, scratch, work, tokens);
+    }
 }
 
 void labcore_after_attention(const layer_t *layer, const float *mixed, float *x, float *scratch, long work, int tokens,
                              int threads) {
+    team_t team = {0};
 #pragma omp parallel num_threads(threads)
-    after_attention(layer, mixed, x, scratch, work, tokens);
+    {
+        labcore_join_team(&team);
+        after_attention(layer, mixed, x, scratch, work, tokens);
+    }
 }
 
 /* For every thread: all layers of a step. x (tokens, hidden) is updated in place. `step` has all but keys and values,
@@ -190,20 +198,24 @@ static void all_layers(const stack_t *s, const attention_t *step, float *x, cons
     for (int i = 0; i < s->count; i++) {
         before_attention(s->layers[i], x, cos, sin, turn, qkv, scratch, work, here.tokens);
         here.keys = s->keys[i], here.values = s->values[i];
-#pragma omp barrier
+        labcore_barrier();
         labcore_append(&here);
-#pragma omp barrier
+        labcore_barrier();
         labcore_attend(&here);
-#pragma omp barrier
+        labcore_barrier();
         after_attention(s->layers[i], here.out, x, scratch, work, here.tokens);
-#pragma omp barrier
+        labcore_barrier();
     }
 }
 
 void labcore_layers(const stack_t *stack, const attention_t *step, float *x, const float *cos, const float *sin, int turn,
                     float *qkv, float *scratch, long work, int threads) {
+    team_t team = {0};
 #pragma omp parallel num_threads(threads)
-    all_layers(stack, step, x, cos, sin, turn, qkv, scratch, work);
+    {
+        labcore_join_team(&team);
+        all_layers(stack, step, x, cos, sin, turn, qkv, scratch, work);
+    }
 }
 
 /* For every thread: x (tokens, hidden), normalised, times the head's matrix -> logits (tokens, vocab). Returns its rows.
@@ -241,14 +253,18 @@ static void enter(const greedy_t *g, int token, int position) {
 /* A single sequence's tokens one after another, with nobody asked in between: `known` given ones, then each the most
  * likely behind the last, `count` in all. tokens has room for count + 1. */
 void labcore_greedy(greedy_t *g, int *tokens, int known, int count, int threads) {
+    team_t team = {0};
 #pragma omp parallel num_threads(threads)
-    for (int i = 0; i < count; i++) {
-        if (omp_get_thread_num() == 0) enter(g, tokens[i], g->length[0]++);
-#pragma omp barrier
-        all_layers(&g->stack, &g->step, g->x, g->cos, g->sin, 0, g->qkv, g->scratch, g->work);
-        if (i + 1 < known) continue;
-        head_product(&g->head, g->x, g->logits, g->scratch, g->work, 1);
-#pragma omp barrier
-        if (omp_get_thread_num() == 0) tokens[i + 1] = largest(g->logits, g->head.vocab);
+    {
+        labcore_join_team(&team);
+        for (int i = 0; i < count; i++) {
+            if (omp_get_thread_num() == 0) enter(g, tokens[i], g->length[0]++);
+            labcore_barrier();
+            all_layers(&g->stack, &g->step, g->x, g->cos, g->sin, 0, g->qkv, g->scratch, g->work);
+            if (i + 1 < known) continue;
+            head_product(&g->head, g->x, g->logits, g->scratch, g->work, 1);
+            labcore_barrier();
+            if (omp_get_thread_num() == 0) tokens[i + 1] = largest(g->logits, g->head.vocab);
+        }
     }
 }

@@ -128,16 +128,18 @@ static void attend(const prompt_t *p, int sequence, int head, int first) {
 void labcore_prompt_attention(const prompt_t *prompt, int threads) {
     const prompt_t p = *prompt;
     int sides = (p.keys + SIDE - 1) / SIDE, tiles = (p.n + LANES - 1) / LANES, heads = p.batch * p.heads;
+    team_t team = {0};
 #pragma omp parallel num_threads(threads)
     {
-        int team = omp_get_num_threads(), me = omp_get_thread_num();
-        for (long item = me; item < (long)p.batch * p.kv_heads * sides; item += team) {
+        labcore_join_team(&team);
+        int count = omp_get_num_threads(), me = omp_get_thread_num();
+        for (long item = me; item < (long)p.batch * p.kv_heads * sides; item += count) {
             int head = item / sides;
             pack(&p, head / p.kv_heads, head % p.kv_heads, item % sides);
         }
-#pragma omp barrier
+        labcore_barrier();
         /* the longest rows first, dealt out in turns, so that threads end together */
-        for (long item = me; item < (long)heads * tiles; item += team) {
+        for (long item = me; item < (long)heads * tiles; item += count) {
             int head = item % heads, tile = tiles - 1 - item / heads;
             attend(&p, head / p.heads, head % p.heads, tile * LANES);
         }

@@ -10,14 +10,16 @@ void labcore_quantized_linear(const qmatrix_t *matrix, const float *x, float *ou
     const qmatrix_t m = *matrix;
     size_t bytes = qvector_bytes(m.columns);
     int blocks = (m.rows + BLOCK - 1) / BLOCK;
+    team_t team = {0};
 #pragma omp parallel num_threads(threads)
     {
-        int team = omp_get_num_threads(), me = omp_get_thread_num();
+        labcore_join_team(&team);
+        int count = omp_get_num_threads(), me = omp_get_thread_num();
         char *work = (char *)scratch + tokens * bytes + me * rounding_bytes(m.columns);
-        for (int t = (int)((long)tokens * me / team); t < (int)((long)tokens * (me + 1) / team); t++)
+        for (int t = (int)((long)tokens * me / count); t < (int)((long)tokens * (me + 1) / count); t++)
             round_token(&m, x + (size_t)t * m.columns, work, scratch, tokens, t);
-#pragma omp barrier
-        int begin = (int)((long)blocks * me / team), end = (int)((long)blocks * (me + 1) / team);
+        labcore_barrier();
+        int begin = (int)((long)blocks * me / count), end = (int)((long)blocks * (me + 1) / count);
         for (int first = 0; first < tokens; first += TOGETHER) {
             int last = tokens - first < TOGETHER ? tokens : first + TOGETHER;
             qproduct(&m, scratch, out, m.rows, begin, end, first, last, tokens);

@@ -1,0 +1,47 @@
+"""Spinning is bounded before torch loads its threads, and never against the environment's word."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from labcore import openmp
+
+
+def test_nothing_changes_once_torch_has_loaded() -> None:
+    environ: dict[str, str] = {}
+    assert not openmp.bound_spinning(environ)
+    assert environ == {}
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_an_outer_setting_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    environ = {name: "7"}
+    assert not openmp.bound_spinning(environ)
+    assert environ == {name: "7"}
+
+
+@pytest.mark.parametrize(
+    ("imports", "bounded"),
+    [("labcore", True), ("labcore.cli", True), ("torch, labcore", False)],
+    ids=["package", "command line", "torch first"],
+)
+def test_importing_the_package_bounds_it(imports: str, bounded: bool) -> None:
+    """In an environment that says nothing: this process and those that it starts have the bound, and torch reads it."""
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environ = {name: value for name, value in os.environ.items() if name not in names}
+    environ["OMP_DISPLAY_ENV"] = "verbose"  # libgomp prints what it read while it was loaded
+    code = f"import {imports}, os, torch; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (openmp.GOMP_SPINCOUNT if bounded else "None")
+    if "GOMP_SPINCOUNT" in done.stderr:  # another runtime prints other names
+        assert (f"GOMP_SPINCOUNT = '{openmp.GOMP_SPINCOUNT}'" in done.stderr) == bounded
+
+
+def test_the_policy_is_named() -> None:
+    assert openmp.wait_policy({}) == ""
+    assert openmp.wait_policy({"GOMP_SPINCOUNT": "5", "PATH": "/bin"}) == "GOMP_SPINCOUNT=5"
