@@ -49,7 +49,7 @@ NEEDED_MEMORY = 2 * 2**30
 # Room for executed lessons and results; models of the Hub bring their own size.
 NEEDED_DISK = 2**30
 
-# Other programs' use of the cores is looked at for so long, and called a load from this share of all cores on.
+# How long the cores' other users are looked at, and the share of all cores that is called a load.
 LOAD_SECONDS = 0.25
 BUSY_SHARE = 0.25
 

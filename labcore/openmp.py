@@ -1,9 +1,9 @@
 """How long OpenMP's threads spin while they wait, which has to be said before torch loads its runtime.
 
-PyTorch's operators (and every parallel region of the native kernels) end where all threads have finished. A thread
-that waits there spins, by default for milliseconds: that costs nothing on a quiet machine, and on one whose cores other
-programs use too it takes the core from the very thread that is waited for. `labcore` bounds the spinning when it is
-imported, unless torch was imported before or the environment says something of its own.
+PyTorch's operators (and every parallel region of the native kernels) end where all threads have finished. A
+thread that waits there spins, by default for milliseconds: that costs nothing on a quiet machine, and on one
+whose cores other programs use too it takes the core from the very thread that is waited for. `labcore` bounds
+the spinning when it is imported, unless torch was imported before or the environment says something of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 
 # Turns of libgomp's waiting loop, a few to a few tens of nanoseconds each; its own default is 300,000.
 GOMP_SPINCOUNT = "2000"
-# Milliseconds of LLVM's and Intel's runtimes, whose default is 200; they know no shorter time than 1, and 0 is none.
+# Milliseconds of LLVM's and Intel's runtimes, whose default is 200; 1 is the shortest time but none.
 KMP_BLOCKTIME = "1"
 
 _SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -23,8 +23,8 @@ _SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 def bound_spinning(environ: MutableMapping[str, str] = os.environ) -> bool:
     """Let waiting threads spin for microseconds, then sleep. Returns whether that was set now.
 
-    Processes started from this one inherit it. Where one of OMP_WAIT_POLICY, GOMP_SPINCOUNT and KMP_BLOCKTIME is set
-    already, or torch has loaded its threads, nothing changes.
+    Processes started from this one inherit it. Where one of OMP_WAIT_POLICY, GOMP_SPINCOUNT and KMP_BLOCKTIME
+    is set already, or torch has loaded its threads, nothing changes.
     """
     if "torch" in sys.modules or any(name in environ for name in _SETTINGS):
         return False
@@ -33,5 +33,5 @@ def bound_spinning(environ: MutableMapping[str, str] = os.environ) -> bool:
 
 
 def wait_policy(environ: MutableMapping[str, str] = os.environ) -> str:
-    """What the environment says of waiting threads, such as "GOMP_SPINCOUNT=2000, KMP_BLOCKTIME=1"; "" if nothing."""
+    """What the environment says of waiting threads, such as "GOMP_SPINCOUNT=2000"; "" if nothing."""
     return ", ".join(f"{name}={environ[name]}" for name in _SETTINGS if name in environ)

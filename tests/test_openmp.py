@@ -31,12 +31,13 @@ def test_an_outer_setting_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     ids=["package", "command line", "torch first"],
 )
 def test_importing_the_package_bounds_it(imports: str, bounded: bool) -> None:
-    """In an environment that says nothing: this process and those that it starts have the bound, and torch reads it."""
+    """In an environment that says nothing: processes have the bound, and torch's runtime reads it."""
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     environ = {name: value for name, value in os.environ.items() if name not in names}
     environ["OMP_DISPLAY_ENV"] = "verbose"  # libgomp prints what it read while it was loaded
     code = f"import {imports}, os, torch; print(os.environ.get('GOMP_SPINCOUNT'))"
-    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == (openmp.GOMP_SPINCOUNT if bounded else "None")
     if "GOMP_SPINCOUNT" in done.stderr:  # another runtime prints other names
         assert (f"GOMP_SPINCOUNT = '{openmp.GOMP_SPINCOUNT}'" in done.stderr) == bounded

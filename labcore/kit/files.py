@@ -30,6 +30,7 @@ def is_right(path: Path, sha256: str) -> bool:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, all of it or none."""
     part = path.with_name(path.name + PART)
+    part.unlink(missing_ok=True)  # a link of that name would be written through
     try:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
@@ -42,12 +43,23 @@ def copy_whole(source: Path, target: Path) -> None:
     """Copy a file's content, all of it or none; folders on the way are made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + PART)
+    part.unlink(missing_ok=True)  # a link of that name would be written through
     try:
         shutil.copyfile(source, part)
         os.replace(part, target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def ensure_inside(target: Path, root: Path) -> None:
+    """Raises KitError where a link on the way from a folder to a file leads out of the folder."""
+    folder = target.parent.resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise KitError(
+            f"{target} would be written to {folder}, outside of {root}, because of a link on the way; remove "
+            "the link, or choose another folder."
+        )
 
 
 def room(folder: Path) -> int:

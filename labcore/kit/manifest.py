@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,11 @@ LIST_SUM = "kit.json.sha256"
 UNFINISHED = ".unfinished"  # lies in a kit while it is built
 FORMAT = 1
 _AGAIN = "copy the kit again from where it came from"
+# no separator of any system, no drive, no control character
+_FILE_NAME = re.compile(r"[^\x00-\x1f\x7f/\\:]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -109,9 +115,15 @@ def read(kit: Path) -> Manifest:
         stated = (kit / LIST_SUM).read_text(encoding="ascii").split()[0]
         if files.digest(kit / LIST) != stated:
             raise ValueError("its checksum is another")
-        return _parse(json.loads((kit / LIST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        listed = _parse(json.loads((kit / LIST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise KitError(f"{kit / LIST} is damaged ({error}); {_AGAIN}.") from None
+    if faults := list(_leading_out(listed)):
+        raise KitError(
+            f"{kit / LIST} was tampered with: {faults[0]} ({len(faults)} such entries); do not use this kit, "
+            "and get another from whoever built it."
+        )
+    return listed
 
 
 def _parse(data: dict[str, Any]) -> Manifest:
@@ -127,6 +139,47 @@ def _parse(data: dict[str, Any]) -> Manifest:
             "files": {path: Entry(**entry) for path, entry in data["files"].items()},
         }
     )
+
+
+def is_inside(path: object) -> bool:
+    """Whether a listed path stays below the folder that it is relative to: "lab/a.py" does, "lab/../a.py" and
+    "/a.py" do not."""
+    parts = path.split("/") if isinstance(path, str) else [""]
+    return all(_FILE_NAME.fullmatch(part) and part not in (".", "..") for part in parts)
+
+
+def is_hub_id(name: object) -> bool:
+    """Whether a name is "owner/model" as the Hub has them, and safe as a part of a path."""
+    return isinstance(name, str) and bool(HUB_ID.fullmatch(name)) and is_inside(name)
+
+
+def _leading_out(manifest: Manifest) -> Iterator[str]:
+    """What of a list would be written, or read, outside of the folders that it is meant for."""
+    for path, entry in manifest.files.items():
+        if not is_inside(path):
+            yield f"the file {path!r} lies outside of the kit"
+        if not (isinstance(entry.sha256, str) and _SHA256.fullmatch(entry.sha256) and _is_size(entry.size)):
+            yield f"the file {path!r} has no right checksum or size"
+    for target in manifest.targets:
+        for wheel in target.wheels:
+            if not is_inside(wheel) or "/" in wheel:
+                yield f"the package {wheel!r} lies outside of wheels/"
+    for model in manifest.models:
+        if not _stays(model):
+            yield f"the model {model.name!r} ({model.folder}, {model.commit}) lies outside of models/"
+
+
+def _is_size(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+def _stays(model: PackedModel) -> bool:
+    """Whether a model lies where kits have models, under a name and a commit that are no paths."""
+    if not (is_inside(model.folder) and model.folder.startswith("models/")):
+        return False
+    if model.kind == "hub":
+        return is_hub_id(model.name) and bool(_COMMIT.fullmatch(str(model.commit)))
+    return model.kind == "folder" and is_inside(model.name) and "/" not in model.name
 
 
 def write(kit: Path, manifest: Manifest) -> None:
@@ -150,12 +203,15 @@ def present(kit: Path) -> Iterator[str]:
 
 
 def examine(kit: Path, manifest: Manifest, progress: Progress | None = None) -> Condition:
-    """Compare every file of a kit with its list: there, of the right size, of the right content."""
+    """Compare every file of a kit with its list: there, no link, of the right size, of the right content."""
+    real = kit.resolve()
     found = Condition(extra=sorted(set(present(kit)) - set(manifest.files)))
     done = 0
     for path, entry in manifest.files.items():
         if not (kit / path).is_file():
             found.missing.append(path)
+        elif (real / path).resolve() != real / path:
+            found.damaged[path] = "a link, which kits have none of"
         elif why := _damage(kit / path, entry):
             found.damaged[path] = why
         done += entry.size

@@ -7,16 +7,14 @@ into the lab's `models/`, and its path loads it. `place` is standard library onl
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from labcore.errors import KitError
 from labcore.kit import files
-from labcore.kit.manifest import Manifest, PackedModel
+from labcore.kit.manifest import Manifest, PackedModel, is_hub_id
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _EMBEDDED = ("story", "story-draft")  # in data/, and so in every kit
 
 
@@ -48,7 +46,7 @@ def _source(name: str) -> Source:
         return _from_folder(path.resolve().with_suffix(""), [path, *sorted(path.parent.glob("*.json"))])
     if name.startswith("shape:"):
         raise KitError(f"{name} has random weights, made where it is loaded; leave it out.")
-    if _HUB_ID.fullmatch(name):
+    if is_hub_id(name):
         return _from_hub(name)
     raise KitError(
         f"There is no model or folder {name!r}; give a folder, a .gguf file, or a Hub id owner/name."
@@ -75,9 +73,10 @@ def _from_hub(name: str) -> Source:
 def place(kit: Path, manifest: Manifest, lab: Path) -> Iterator[str]:
     """Copy the kit's models to this machine; yields a line about each. Raises OSError on a full disk."""
     for model in manifest.models:
-        target = _home(model, lab)
+        root, target = _home(model, lab)
         for path, entry in manifest.under(model.folder).items():
             if not files.is_right(target / path, entry.sha256):
+                files.ensure_inside(target / path, root)
                 files.copy_whole(kit / model.folder / path, target / path)
         if model.kind == "hub":
             yield _point_at(model, target)
@@ -85,10 +84,12 @@ def place(kit: Path, manifest: Manifest, lab: Path) -> Iterator[str]:
             yield f"{model.name} loads as {_path_to_load(target)}"
 
 
-def _home(model: PackedModel, lab: Path) -> Path:
+def _home(model: PackedModel, lab: Path) -> tuple[Path, Path]:
+    """The folder that nothing may be written outside of, and the model's own below it."""
     if model.kind == "hub":
-        return hub_cache() / f"models--{model.name.replace('/', '--')}" / "snapshots" / model.commit
-    return lab / "models" / model.name
+        cache = hub_cache()
+        return cache, cache / f"models--{model.name.replace('/', '--')}" / "snapshots" / model.commit
+    return lab, lab / "models" / model.name
 
 
 def _path_to_load(folder: Path) -> Path:

@@ -60,7 +60,7 @@ def update(source: Path, into: Path, wanted: Mapping[str, Entry], before: Mappin
 
     wanted: the kit's files. before: SHA-256 of what an earlier installation wrote here, by path. A file that
     the learner changed stays where the kit's is still the one of before; where both changed, the learner's is
-    kept beside the new one as NAME.yours.
+    kept beside the new one as NAME.yours. Raises KitError where a link leads out of the folder.
     """
     done = Update()
     written = 0
@@ -69,6 +69,7 @@ def update(source: Path, into: Path, wanted: Mapping[str, Entry], before: Mappin
         now = files.digest(target) if target.is_file() else None
         if now == entry.sha256:
             continue
+        files.ensure_inside(target, into)
         if now and before.get(path) == entry.sha256:
             done.kept.append(path)
             continue

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +91,80 @@ def test_what_is_no_kit_is_said(kit: Path, tmp_path: Path) -> None:
     (kit / manifest.UNFINISHED).touch()
     with pytest.raises(KitError, match="is unfinished; run the labcore kit build"):
         manifest.read(kit)
+
+
+def _rewrite(kit: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the list and its checksum, as somebody would who wants the kit to look whole."""
+    data = json.loads((kit / manifest.LIST).read_text())
+    change(data)
+    (kit / manifest.LIST).write_text(json.dumps(data))
+    (kit / manifest.LIST_SUM).write_text(manifest.files.digest(kit / manifest.LIST))
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _lists(path: str) -> Callable[[dict[str, Any]], object]:
+    """A file beside the kit, with its right size and checksum."""
+    entry = {"size": 4, "sha256": hashlib.sha256(b"evil").hexdigest()}
+    return lambda data: data["files"].update({path: entry})
+
+
+def _packs(**model: str) -> Callable[[dict[str, Any]], object]:
+    right = {"name": "a/b", "kind": "hub", "folder": "models/hub/a--b", "commit": COMMIT}
+    return lambda data: data["models"].append(right | model)
+
+
+OUTSIDE = {
+    "up": _lists("lab/../../evil"),
+    "absolute": _lists("/tmp/evil"),
+    "other systems": _lists("lab\\..\\evil"),
+    "drive": _lists("C:evil"),
+    "empty part": _lists("lab//evil"),
+    "size": lambda data: data["files"].update({"lab/x": {"size": -1, "sha256": "0" * 64}}),
+    "checksum": lambda data: data["files"].update({"lab/x": {"size": 1, "sha256": 7}}),
+    "package": lambda data: data["targets"][0]["wheels"].append("../evil.whl"),
+    "model's name": _packs(name="a/.."),
+    "model's folder": _packs(folder="models/../lab"),
+    "model elsewhere": _packs(folder="lab/notebooks"),
+    "commit": _packs(commit="../../../../evil"),
+    "no commit": _packs(commit=""),
+    "folder's name": _packs(kind="folder", name="../.."),
+    "kind": _packs(kind="other"),
+}
+
+
+@pytest.mark.parametrize("change", OUTSIDE.values(), ids=OUTSIDE)
+def test_list_that_leads_out_of_the_kit_is_refused(
+    kit: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """By `check` as by `install`, and nothing is written."""
+    _rewrite(kit, change)
+    (kit.parent / "evil").write_text("evil")
+    before = sorted(kit.parent.parent.rglob("*"))
+    for use in (install.check, lambda kit: install.install(kit, kit.parent / "lab")):
+        with pytest.raises(KitError, match=r"kit\.json was tampered with: the .*; do not use this kit"):
+            use(kit)
+    assert sorted(kit.parent.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_link_out_of_the_kit_is_damage(kit: Path, folder: bool) -> None:
+    place = kit / "lab" / "notebooks" if folder else kit / "lab" / "notebooks" / "01_first.ipynb"
+    outside = place.rename(kit.parent / "outside")
+    place.symlink_to(outside)
+    with pytest.raises(KitError, match="a link, which kits have none of"):
+        install.check(kit)
+
+
+def test_nothing_is_written_through_a_link_that_leads_out_of_the_lab(kit: Path, tmp_path: Path) -> None:
+    lab, outside = tmp_path / "lab", tmp_path / "elsewhere"
+    install.install(kit, lab)
+    outside.mkdir()
+    (outside / "01_first.ipynb").write_text("somebody else's")
+    shutil.rmtree(lab / "notebooks")
+    (lab / "notebooks").symlink_to(outside)
+    with pytest.raises(KitError, match="outside of .*lab, because of a link on the way; remove the link"):
+        install.install(kit, lab)
+    assert (outside / "01_first.ipynb").read_text() == "somebody else's"
+    assert len(list(outside.iterdir())) == 1
