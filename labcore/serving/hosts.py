@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+SHOWN = 60  # characters of a header that a refusal repeats
 ANY = "*"  # allows every host
 # Names that no website can register: they are reserved for the machine itself and for local networks.
 LOCAL_ENDINGS = (".localhost", ".local", ".internal", ".home.arpa", ".cluster.local", ".svc")
@@ -65,7 +66,7 @@ def origin_is_allowed(origin: str | None, host_header: str | None, allowed: Iter
 
 
 def host_of(header: str | None) -> str | None:
-    """The name or address in a Host header: lower case, no port, brackets or last dot. None: it holds none."""
+    """The name or address in a Host header, in lower case, without its port. None: it holds none."""
     if not header or any(letter in header for letter in " \t/\\@?#,"):
         return None
     try:
@@ -119,22 +120,21 @@ class HostCheck:
         hosts = _values(scope, b"host")
         host = hosts[0] if hosts else None
         if len(hosts) != 1 or (host_of(host) is None and ANY not in self._allowed):
-            return (
-                400,
-                f"A request needs one Host header that holds a name; this one has {len(hosts)}: mend it.",
-            )
+            return 400, "A request needs exactly one Host header, with a name or an address; send one."
         reached = (scope.get("server") or ("", 0))[0]
         if not host_is_allowed(host, reached, self._allowed):
-            name = ascii(host)[1:61]
-            return (
-                421,
-                f"This server is not {name}; start it with --allowed-host NAME to have it answer to it.",
-            )
+            return 421, f"{_shown(host)} is no name of this server; --allowed-host NAME makes it one."
         for origin in _values(scope, b"origin"):
             if not origin_is_allowed(origin, host, self._allowed):
-                name = ascii(origin)[1:61]
-                return 403, f"Pages of {name} may not use this server; --allowed-host NAME allows a name's."
+                return (
+                    403,
+                    f"Pages of {_shown(origin)} may not use this server; --allowed-host NAME lets one.",
+                )
         return None
+
+
+def _shown(header: str | None) -> str:
+    return ascii((header or "")[:SHOWN])
 
 
 def _values(scope: Scope, header: bytes) -> list[str]:
