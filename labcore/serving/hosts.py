@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from labcore.errors import ConfigError
+
 SHOWN = 60  # characters of a header that a refusal repeats
 ANY = "*"  # allows every host
 # Names that no website can register: they are reserved for the machine itself and for local networks.
@@ -77,6 +79,16 @@ def host_of(header: str | None) -> str | None:
         return None
 
 
+def ensure_names(allowed: Iterable[str]) -> None:
+    """Raises ConfigError for what can be no entry of `allowed`."""
+    for one in allowed:
+        name = one.strip("[]").removeprefix(".")
+        if one != ANY and _address(name) is None and host_of(name) != name.lower().removesuffix("."):
+            raise ConfigError(
+                f"{one!r} is no host; give a name alone, such as lab.example.org, or .example.org."
+            )
+
+
 def is_loopback(name: str) -> bool:
     """Whether a name or an address can only mean this machine itself."""
     address = _address(name)
@@ -105,10 +117,13 @@ class HostCheck:
     """Answers requests of foreign hosts (421) and of foreign pages (403) itself; an ASGI middleware.
 
     answer: from a status and a sentence to the app that sends it, so that each server keeps its own form.
+    keyed: the server asks for a key, which no website has; then any name will do where it is not on loopback.
+    Raises ConfigError for an allowed host that is none.
     """
 
-    def __init__(self, app: App, answer: Answer, allowed: Iterable[str] = ()) -> None:
-        self._app, self._answer, self._allowed = app, answer, tuple(allowed)
+    def __init__(self, app: App, answer: Answer, allowed: Iterable[str] = (), keyed: bool = False) -> None:
+        self._app, self._answer, self._allowed, self._keyed = app, answer, tuple(allowed), keyed
+        ensure_names(self._allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fault = self._fault(scope) if scope["type"] in ("http", "websocket") else None
@@ -122,7 +137,8 @@ class HostCheck:
         if len(hosts) != 1 or (host_of(host) is None and ANY not in self._allowed):
             return 400, "A request needs exactly one Host header, with a name or an address; send one."
         reached = (scope.get("server") or ("", 0))[0]
-        if not host_is_allowed(host, reached, self._allowed):
+        known = host_is_allowed(host, reached, self._allowed)
+        if not known and (is_loopback(reached) or not self._keyed):
             return 421, f"{_shown(host)} is no name of this server; --allowed-host NAME makes it one."
         for origin in _values(scope, b"origin"):
             if not origin_is_allowed(origin, host, self._allowed):

@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
 from labcore.errors import LabError
+from labcore.serving.server.connections import BACKLOG, BoundedServer
 from labcore.serving.server.service import Service
 
 NEIGHBOURS = 100  # ports that are tried to name a free one
-BACKLOG = 2048  # connections that wait to be accepted
 FAREWELL_S = 5  # for the last bytes to reach clients that read slowly
 POLL_S = 0.01
 
@@ -31,17 +30,16 @@ class ServerError(LabError):
     """A server cannot listen where it was told to, or does not start or stop."""
 
 
-class Server(uvicorn.Server):
+class Server(BoundedServer):
     """Told to stop, it refuses new requests (503), lets those that run finish, and aborts them after grace_s.
 
     Told a second time, it aborts at once. How many it had to abort goes to the log.
     """
 
     def __init__(self, app: FastAPI, **settings: Any) -> None:
-        usual: dict[str, Any] = {"lifespan": "on", "ws": "none", "access_log": False}
-        usual["timeout_graceful_shutdown"] = FAREWELL_S
-        super().__init__(uvicorn.Config(app, **(usual | settings)))
         self.service: Service = app.state.service
+        usual: dict[str, Any] = {"lifespan": "on", "timeout_graceful_shutdown": FAREWELL_S}
+        super().__init__(app, self.service.limits, **(usual | settings))
         self._hurried = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
