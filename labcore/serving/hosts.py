@@ -83,7 +83,9 @@ def ensure_names(allowed: Iterable[str]) -> None:
     """Raises ConfigError for what can be no entry of `allowed`."""
     for one in allowed:
         name = one.strip("[]").removeprefix(".")
-        if one != ANY and _address(name) is None and host_of(name) != name.lower().removesuffix("."):
+        if one == ANY or _address(name) is not None:
+            continue
+        if ANY in name or host_of(name) != name.lower().removesuffix("."):
             raise ConfigError(
                 f"{one!r} is no host; give a name alone, such as lab.example.org, or .example.org."
             )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
-from labcore.serving.hosts import host_is_allowed, host_of, origin_is_allowed
+from labcore.serving.hosts import HostCheck, host_is_allowed, host_of, origin_is_allowed
 
 LOOPBACK = ("127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1")
 
@@ -85,3 +88,21 @@ def test_every_page_may_where_all_hosts_are_allowed() -> None:
 )
 def test_a_host_without_its_port(header: str, host: str | None) -> None:
     assert host_of(header) == host
+
+
+@pytest.mark.parametrize(
+    ("reached", "keyed", "status"), [("10.0.0.5", True, 200), ("10.0.0.5", False, 421), ("::1", True, 421)]
+)
+def test_a_key_allows_any_name_but_on_loopback(reached: str, keyed: bool, status: int) -> None:
+    told: list[int] = []
+
+    def answer(status: int, sentence: str = "") -> Any:
+        async def app(*_: Any) -> None:
+            told.append(status)
+
+        return app
+
+    check = HostCheck(answer(200), answer, keyed=keyed)
+    scope = {"type": "http", "headers": [(b"host", b"gpu.example.org")], "server": (reached, 8000)}
+    asyncio.run(check(scope, None, None))  # type: ignore[arg-type]
+    assert told == [status]

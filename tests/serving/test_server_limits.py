@@ -70,7 +70,7 @@ def test_a_long_body_is_refused_with_its_size() -> None:
         unannounced = client.post("/v1/completions", content=iter([b"x" * 300] * 3))
         assert unannounced.status_code == 413
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as huge:
-            huge.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999\r\n\r\n")
+            huge.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 999999999\r\n\r\n")
             assert huge.recv(100).startswith(b"HTTP/1.1 413")
         assert client.post("/v1/completions", json=body()).status_code == 200
 
