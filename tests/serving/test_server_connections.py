@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import httpx
 import pytest
 
 from labcore.errors import ConfigError
-from labcore.serving.server import Limits, create_app, descriptors, serving
+from labcore.serving.server import Limits, accepting, create_app, descriptors, serving
 from labcore.serving.server.connections import REPORT_S, BoundedServer, Connections
 from labcore.serving.server.limits import FREE_PIECES, BodyLimit
 from tests.serving.fakes_server import CountingEngine
@@ -260,18 +259,59 @@ def test_connections_are_fewer_than_file_descriptors(monkeypatch: pytest.MonkeyP
     assert descriptors.room_for(5000) == descriptors.FEWEST
 
 
+class Full:
+    """A listening socket of a process that has no descriptor left."""
+
+    source: socket.socket
+    accepted = 0
+
+    def accept(self) -> None:
+        self.accepted += 1
+        raise OSError(errno.EMFILE, "too many open files")
+
+    def setblocking(self, _: bool) -> None: ...
+
+    def listen(self, _: int) -> None: ...
+
+    def fileno(self) -> int:
+        return self.source.fileno()
+
+
 def test_what_cannot_be_accepted_is_one_line_with_a_count(caplog: pytest.LogCaptureFixture) -> None:
     server = BoundedServer(None, Limits())
-    full = {"message": "socket.accept() out of system resource", "exception": OSError(errno.EMFILE, "full")}
-    with caplog.at_level(logging.DEBUG):
-        for now in (0.0, 1.0, REPORT_S + 1):
-            for _ in range(1000):
-                server._on_trouble(None, full)  # type: ignore[arg-type]
-            server.bounds.sweep(now)
+    for now in (0.0, 1.0, REPORT_S + 1):
+        for _ in range(1000):
+            server._on_want()
+        server.bounds.sweep(now)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
-    assert "1,000 not accepted yet for want of file descriptors" in lines[0]
+    assert "1,000 not accepted at once for want of file descriptors" in lines[0]
     assert "2,000 not accepted" in lines[1]
+
+
+def test_without_descriptors_accepting_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "RETRY_S", 0.02)
+    full, wants = Full(), []
+
+    async def accept_for_a_while() -> None:
+        full.source, other = socket.socketpair()
+        with full.source, other:
+            other.send(b"x")  # so that it stays ready
+            acceptor = accepting.Acceptor([full], asyncio.Protocol, lambda: wants.append(1))  # type: ignore[list-item]
+            await asyncio.sleep(0.1)
+            acceptor.close()
+
+    asyncio.run(accept_for_a_while())
+    assert 2 <= full.accepted == len(wants) <= 6
+
+
+def test_a_storm_of_connections_is_accepted_at_a_rate() -> None:
+    allowance = accepting.Allowance(burst=100, rate=10)
+    assert [allowance.take(60, 0.0), allowance.take(60, 0.0), allowance.take(60, 0.0)] == [60, 40, 0]
+    assert allowance.take(60, 1.0) == 10
+    allowance.give_back(4)
+    assert allowance.take(60, 1.0) == 4
+    assert allowance.take(600, 1000.0) == 100
 
 
 def test_bad_http_is_counted_not_logged_line_by_line(url: str, caplog: pytest.LogCaptureFixture) -> None:

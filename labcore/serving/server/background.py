@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -16,7 +17,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from labcore.errors import LabError
-from labcore.serving.server.connections import BACKLOG, BoundedServer
+from labcore.serving.server.accepting import BACKLOG
+from labcore.serving.server.connections import BoundedServer
 from labcore.serving.server.service import Service
 
 NEIGHBOURS = 100  # ports that are tried to name a free one
@@ -49,10 +51,15 @@ class Server(BoundedServer):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal stops, the second hurries, the third does not wait for clients any more."""
+        """The first signal stops, the second hurries, the third does not wait for clients any more.
+
+        A server that was told to end by SIGTERM, and does, ends with code 0.
+        """
         if self.should_exit and not self._hurried:
             self._hurried = True
             self.service.engine.hurry()
+        elif sig == signal.SIGTERM and not self.should_exit:
+            self.should_exit = True
         else:
             super().handle_exit(sig, frame)
 

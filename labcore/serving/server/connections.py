@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from collections import Counter
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,11 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from labcore.serving.server.accepting import Acceptor
 from labcore.serving.server.descriptors import room_for
 from labcore.serving.server.errors import ApiError, error_body
 from labcore.serving.server.limits import Limits, ensure_large_pieces
 
-BACKLOG = 2048  # connections that wait to be accepted
-ACCEPTED = 64  # of them in one turn of the event loop, so that answers go on between
 MOST_HEAD_BYTES = 2**16  # of a request's line and headers; of what is around the parts of a body
 MOST_HEADERS = 128
 PIPELINED = 16  # requests of one connection that wait for its running one
@@ -269,41 +268,41 @@ class BoundedServer(uvicorn.Server):
             "http": partial(Connection, all_of_them=self.bounds),
             "ws": "none",
             "access_log": False,
-            "backlog": ACCEPTED,
             "timeout_keep_alive": limits.idle_timeout_s,
         }
         super().__init__(uvicorn.Config(app, **(usual | settings)))
         self._sweeper: asyncio.Task[None] | None = None
+        self._acceptor: Acceptor | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. The system lets more wait than are accepted at a time."""
+        """Listen."""
         self.bounds.most = room_for(self.bounds.limits.max_connections)
-        asyncio.get_running_loop().set_exception_handler(self._on_trouble)
-        await super().startup(sockets)
-        for sock in sockets or ():
-            sock.listen(BACKLOG)
+        accepts = sockets is not None and sys.platform != "win32"  # whose event loop watches no sockets
+        await super().startup([] if accepts else sockets)
+        if sockets is not None and accepts:
+            self._acceptor = Acceptor(sockets, self._new_connection, self._on_want)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and wait for the connections that are left."""
+        if self._acceptor is not None:
+            self._acceptor.close()
         try:
             await super().shutdown(sockets)
         finally:
             if self._sweeper is not None:
                 self._sweeper.cancel()
-                with suppress(asyncio.CancelledError):
-                    await self._sweeper
+
+    def _new_connection(self) -> asyncio.Protocol:
+        settings = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        return self.config.http_protocol_class(config=self.config, **settings)
+
+    def _on_want(self) -> None:
+        self.bounds.note("not accepted at once for want of file descriptors")
+        self.bounds.make_room()
 
     async def _sweep(self) -> None:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(SWEEP_S)
             self.bounds.sweep(clock())
-
-    def _on_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop reports each connection that it cannot accept, with a traceback, thousands in a second."""
-        if "accept" in context.get("message", "") and isinstance(context.get("exception"), OSError):
-            self.bounds.note("not accepted yet for want of file descriptors")
-            self.bounds.make_room()
-        else:
-            loop.default_exception_handler(context)
