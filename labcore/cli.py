@@ -35,6 +35,7 @@ from labcore.roofs_cli import roofs
 from labcore.serve_cli import serve
 from labcore.simulate_cli import simulate
 from labcore.site_cli import site
+from labcore.soak_cli import soak
 from labcore.wall_cli import app as wall_app
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ app.command()(compare)
 app.command()(profile)
 app.command()(serve)
 app.command("load-test")(load_test)
+app.command()(soak)
 app.command()(simulate)
 
 

@@ -26,6 +26,10 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="LABCORE_API_KEY", help="What clients must send as Bearer token.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that clients may ask for, as behind a proxy; may be given again."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name for clients.")] = None,
     policy: Annotated[PolicyName, typer.Option(help="Who runs together.")] = PolicyName.continuous,
     num_blocks: Annotated[int | None, typer.Option(min=1, help="Blocks of the KV cache.")] = None,
@@ -44,23 +48,30 @@ def serve(
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Of one prompt.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of one answer.")] = None,
     max_concurrency: Annotated[int, typer.Option(help="Answers that run or wait at once.")] = 256,
+    max_connections: Annotated[int, typer.Option(help="Connections that are open at once.")] = 2048,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 600.0,
     grace: Annotated[float, typer.Option(help="Seconds to finish what runs, when stopped.")] = 30.0,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="One line for each.")] = False,
 ) -> None:
     """Serve a model over HTTP as OpenAI does: /v1/completions, /v1/chat/completions, /health, /metrics."""
+    from labcore.serving.hosts import ensure_names
+
     server = _server()
     limits = server.Limits(
         max_body_bytes=max_body_bytes, max_prompt_tokens=max_prompt_tokens, max_tokens=max_tokens,
-        max_concurrency=max_concurrency, request_timeout_s=timeout, grace_s=grace,
+        max_concurrency=max_concurrency, max_connections=max_connections, request_timeout_s=timeout,
+        grace_s=grace,
     )  # fmt: skip
+    ensure_names(allowed_host or ())
     with server.bind(host, port) as sock:  # before the model is loaded: a port that is taken shows at once
         engine = _engine(
             model, quantize, speculate, device, dtype, policy=policy.value, num_blocks=num_blocks,
             block_size=block_size, max_num_seqs=max_num_seqs, token_budget=token_budget,
             max_model_len=max_model_len, prefix_caching=prefix_caching,
         )  # fmt: skip
-        app = server.create_app(engine, name=name, limits=limits, api_key=api_key)
+        app = server.create_app(
+            engine, name=name, limits=limits, api_key=api_key, allowed_hosts=allowed_host or ()
+        )
         typer.echo(_banner(engine, server.url_of(sock), app.state.service.name))
         if api_key is None and not ipaddress.ip_address(sock.getsockname()[0]).is_loopback:
             typer.echo("Whoever reaches this machine may use the model; --api-key asks for a key.", err=True)

@@ -70,7 +70,7 @@ def test_a_long_body_is_refused_with_its_size() -> None:
         unannounced = client.post("/v1/completions", content=iter([b"x" * 300] * 3))
         assert unannounced.status_code == 413
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as huge:
-            huge.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999999\r\n\r\n")
+            huge.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 999999999\r\n\r\n")
             assert huge.recv(100).startswith(b"HTTP/1.1 413")
         assert client.post("/v1/completions", json=body()).status_code == 200
 
@@ -79,7 +79,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     with served(CountingEngine(), limits=Limits(body_timeout_s=0.1)) as client:
         address = (client.base_url.host, client.base_url.port)
         with socket.create_connection(address, timeout=5) as slow:
-            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
             assert slow.recv(100).startswith(b"HTTP/1.1 408")
 
 
@@ -225,7 +225,7 @@ def test_a_client_that_leaves_frees_its_blocks_within_a_step(stream: bool) -> No
     with served(engine) as client:
         address = (client.base_url.host, client.base_url.port)
         sent = json.dumps(body(max_tokens=FOREVER, stream=stream)).encode()
-        head = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with socket.create_connection(address, timeout=5) as leaving:
             leaving.sendall(head.encode() + f"Content-Length: {len(sent)}\r\n\r\n".encode() + sent)
             until(lambda: engine.steps >= 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,8 +13,10 @@ from starlette.responses import Response
 
 from labcore import __version__
 from labcore.serving.engine import LLMEngine
+from labcore.serving.hosts import HostCheck, ensure_names
 from labcore.serving.server import chat, completions, errors
 from labcore.serving.server.answer_types import Health, ModelCard, ModelList
+from labcore.serving.server.browsers import JsonOnly, refusal
 from labcore.serving.server.keys import ApiKey, ensure_key
 from labcore.serving.server.limits import BodyLimit, Limits
 from labcore.serving.server.prompts import ChatTemplate, plain_template
@@ -32,13 +34,15 @@ def create_app(
     name: str | None = None,
     limits: Limits | None = None,
     api_key: str | None = None,
+    allowed_hosts: Sequence[str] = (),
     chat_template: ChatTemplate = plain_template,
 ) -> FastAPI:
     """The app of one engine, which nobody else may use while the app runs.
 
     name: of the model, as clients ask for it (default: the model's own). api_key: what clients must send
-    under /v1. chat_template: from messages to the text of a prompt. `app.state.service` holds the parts.
-    Raises ConfigError for a key that no header can carry.
+    under /v1. allowed_hosts: names that clients may ask for besides the server's own (`hosts`).
+    chat_template: from messages to the text of a prompt. `app.state.service` holds the parts. Raises
+    ConfigError for a key that no header can carry, or a host that is none.
     """
     limits = limits or Limits()
     service = Service(engine, name or engine.model.name, limits, chat_template)
@@ -51,27 +55,30 @@ def create_app(
         finally:
             service.engine.close()
 
-    # no pages of documentation: theirs come from other hosts
+    # no pages of documentation: theirs come from other hosts; a redirect would repeat the request's host
     app = FastAPI(
-        title="labcore",
-        version=__version__,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        responses=FAILURES,
-    )
+        title="labcore", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        redirect_slashes=False, responses=FAILURES,
+    )  # fmt: skip
     app.state.service = service
     errors.install(app)
-    app.add_middleware(BodyLimit, limits=limits)
-    guard = []
-    if api_key is not None:
-        ensure_key(api_key)
-        app.add_middleware(ApiKey, key=api_key)
-        guard = [Security(HTTPBearer(auto_error=False))]  # for the schema; ApiKey does the work
+    _guard(app, limits, api_key, allowed_hosts)
+    guard = [] if api_key is None else [Security(HTTPBearer(auto_error=False))]  # for the schema alone
     for routes in (_models(service), completions.router(service), chat.router(service)):
         app.include_router(routes, dependencies=guard)
     app.include_router(_standing(service))
     return app
+
+
+def _guard(app: FastAPI, limits: Limits, api_key: str | None, allowed_hosts: Sequence[str]) -> None:
+    """What is looked at before a request is read; what is added last comes first."""
+    ensure_names(allowed_hosts)  # the app makes its middleware only when it starts
+    app.add_middleware(JsonOnly)
+    app.add_middleware(BodyLimit, limits=limits)
+    if api_key is not None:
+        ensure_key(api_key)
+        app.add_middleware(ApiKey, key=api_key)
+    app.add_middleware(HostCheck, answer=refusal, allowed=allowed_hosts, keyed=api_key is not None)
 
 
 def _models(service: Service) -> APIRouter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -13,14 +14,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
 from labcore.errors import LabError
+from labcore.serving.server.accepting import BACKLOG
+from labcore.serving.server.connections import BoundedServer
 from labcore.serving.server.service import Service
 
 NEIGHBOURS = 100  # ports that are tried to name a free one
-BACKLOG = 2048  # connections that wait to be accepted
 FAREWELL_S = 5  # for the last bytes to reach clients that read slowly
 POLL_S = 0.01
 
@@ -31,17 +32,16 @@ class ServerError(LabError):
     """A server cannot listen where it was told to, or does not start or stop."""
 
 
-class Server(uvicorn.Server):
+class Server(BoundedServer):
     """Told to stop, it refuses new requests (503), lets those that run finish, and aborts them after grace_s.
 
     Told a second time, it aborts at once. How many it had to abort goes to the log.
     """
 
     def __init__(self, app: FastAPI, **settings: Any) -> None:
-        usual: dict[str, Any] = {"lifespan": "on", "ws": "none", "access_log": False}
-        usual["timeout_graceful_shutdown"] = FAREWELL_S
-        super().__init__(uvicorn.Config(app, **(usual | settings)))
         self.service: Service = app.state.service
+        usual: dict[str, Any] = {"lifespan": "on", "timeout_graceful_shutdown": FAREWELL_S}
+        super().__init__(app, self.service.limits, **(usual | settings))
         self._hurried = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -51,10 +51,15 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal stops, the second hurries, the third does not wait for clients any more."""
+        """The first signal stops, the second hurries, the third does not wait for clients any more.
+
+        A server that was told to end by SIGTERM, and does, ends with code 0.
+        """
         if self.should_exit and not self._hurried:
             self._hurried = True
             self.service.engine.hurry()
+        elif sig == signal.SIGTERM and not self.should_exit:
+            self.should_exit = True
         else:
             super().handle_exit(sig, frame)
 

@@ -12,7 +12,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from labcore.errors import ConfigError
 from labcore.serving.server.errors import ApiError, error_response
 
-PATIENCE = 16  # an overlong body is read up to so many times the limit, so that its sender reads the answer
+PATIENCE = 16  # an overlong body is read up to so many times the limit, so that its sender reads the answer,
+PATIENCE_S = 5.0  # and for so long
+FREE_PIECES = 1024  # a body may come in so many pieces, however small,
+PIECE_BYTES = 64  # and in one more for so many bytes of it
+LAST = {"Connection": "close"}  # the rest of the body is not waited for
+_COUNTS = (
+    "max_body_bytes", "max_prompt_tokens", "max_tokens", "max_concurrency", "max_connections",
+    "retry_after_s",
+)  # fmt: skip
+_SECONDS = ("body_timeout_s", "request_timeout_s", "grace_s", "header_timeout_s", "idle_timeout_s")
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,9 @@ class Limits:
     max_body_bytes: of a request (413). max_prompt_tokens, max_tokens: of one prompt and one answer (400).
     max_concurrency: answers that run or wait at once, each choice counted (429, with Retry-After).
     body_timeout_s: until a body is there (408). request_timeout_s: until the answer is complete (504).
-    grace_s: after being told to stop, until what still runs is aborted. Raises ConfigError below 1, or 0 s.
+    grace_s: after being told to stop, until what still runs is aborted. max_connections: open at once, as far
+    as there are file descriptors. header_timeout_s: until a request's headers are there (408).
+    idle_timeout_s: until a connection that asks nothing more is closed. Raises ConfigError below 1, or 0 s.
     """
 
     max_body_bytes: int = 2**20
@@ -33,12 +44,15 @@ class Limits:
     body_timeout_s: float = 30.0
     request_timeout_s: float = 600.0
     grace_s: float = 30.0
+    max_connections: int = 2048
+    header_timeout_s: float = 10.0
+    idle_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_prompt_tokens", "max_tokens", "max_concurrency", "retry_after_s"):
+        for name in _COUNTS:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1.")
-        for name in ("body_timeout_s", "request_timeout_s", "grace_s"):
+        for name in _SECONDS:
             if (value := getattr(self, name)) < 0:
                 raise ConfigError(f"{name} is {value}; it must be 0 or more seconds.")
 
@@ -89,12 +103,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
-                body = await self._read(scope, receive)
-        except TimeoutError:
-            seconds = self._limits.body_timeout_s
-            late = ApiError(408, f"The body was not there after {seconds:g} s; send it faster or shorter.")
-            await error_response(late)(scope, receive, send)
+            body = await self._read(scope, receive)
         except ApiError as error:
             await error_response(error)(scope, receive, send)
         else:
@@ -102,23 +111,32 @@ class BodyLimit:
                 await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body; None: the client left. Raises ApiError for one that is too long."""
-        most = self._limits.max_body_bytes
+        """The whole body; None: the client left. Raises ApiError for one that is too long or too slow, or
+        comes in too many pieces."""
+        most, seconds = self._limits.max_body_bytes, self._limits.body_timeout_s
         announced = _announced(scope)
         if announced > most * PATIENCE:
             raise self._too_long(announced)
-        body, length, more = b"", 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            part = message.get("body", b"")
-            length += len(part)
-            body = body + part if length <= most else b""
-            more = message.get("more_body", False) and length <= most * PATIENCE
+        body, length, pieces, more = bytearray(), 0, 0, True
+        try:
+            async with asyncio.timeout(seconds) as time_left:
+                while more and length <= most * PATIENCE:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    pieces, length = pieces + 1, length + len(part)
+                    ensure_large_pieces(pieces, length)
+                    if length <= most:
+                        body += part
+                    elif length - len(part) <= most:  # what follows is read and thrown away
+                        time_left.reschedule(asyncio.get_running_loop().time() + min(PATIENCE_S, seconds))
+        except TimeoutError:
+            if length <= most:
+                raise _late(seconds) from None
         if length > most:
             raise self._too_long(max(length, announced))
-        return body
+        return bytes(body)
 
     def _too_long(self, length: int) -> ApiError:
         most = self._limits.max_body_bytes
@@ -126,6 +144,19 @@ class BodyLimit:
             413, f"The body is {length:,} bytes or more and may be {most:,}; send less at once.",
             code="request_too_large",
         )  # fmt: skip
+
+
+def ensure_large_pieces(pieces: int, length: int) -> None:
+    """Raises ApiError for a body of so many bytes in so many pieces: each costs what a large one costs."""
+    if pieces > FREE_PIECES + length // PIECE_BYTES:
+        said = f"The body came in {pieces:,} pieces for {length:,} bytes; send it in larger ones."
+        raise ApiError(400, said, headers=LAST)
+
+
+def _late(seconds: float) -> ApiError:
+    return ApiError(
+        408, f"The body was not there after {seconds:g} s; send it faster or shorter.", headers=LAST
+    )
 
 
 def _announced(scope: Scope) -> int:

@@ -1,0 +1,134 @@
+"""`labcore soak`: what clients of a server feel while it is loaded, attacked, stopped and ended."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from labcore.serving.soak import Phase
+
+FAILED = 1  # the code it ends with where a phase was not good enough
+
+
+def soak(
+    model: Annotated[str, typer.Argument(help="What `labcore serve` is started with.")] = "story",
+    url: Annotated[
+        str | None,
+        typer.Option(help="A server on this machine that runs already; it is not stopped or ended."),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="Of the first load; half of them leave.")] = 200,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of the first load.")] = 120.0,
+    beside: Annotated[int, typer.Option(min=1, help="Clients beside each attack.")] = 8,
+    attack_seconds: Annotated[float, typer.Option(min=0.1, help="Of each attack.")] = 15.0,
+    only: Annotated[list[str] | None, typer.Option(help="An attack by its name; may be given again.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A minute that shows that all works.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write all phases as JSON here.")] = None,
+) -> None:
+    """Load a server with many clients, attack it, stop it, end it: longest gaps, wrong words, memory.
+
+    Starts `labcore serve` on a free port of this machine, or takes one that runs. No client of a phase may
+    wait longer than 300 ms for a token, or 1.5 times as long as without the attack. Ends with code 1 where
+    one does.
+    """
+    from rich.console import Console
+
+    run_soak, plan_of, names = _parts()
+    plan = replace(
+        plan_of(), clients=clients, seconds=seconds, beside=beside, attack_s=attack_seconds, names=_chosen(only, names)
+    )  # fmt: skip
+    plan = plan.quick() if quick else plan
+    console = Console()
+    with console.status("starting") as status:
+        phases = run_soak(plan, model, url, lambda phase: status.update(f"done: {phase.name}"))
+    console.print(table(phases))
+    if json:
+        _write(json, {"model": model, "url": url, "settings": asdict(plan)}, phases)
+        console.print(f"Written to {json}")
+    if any(phase.faults for phase in phases):
+        raise typer.Exit(FAILED)
+
+
+def table(phases: Sequence[Phase]) -> Table:
+    """A row for each phase; times in ms."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table()
+    for name in (
+        "",
+        "answers",
+        "left",
+        "wrong",
+        "gap p50",
+        "p99",
+        "max",
+        "×",
+        "TTFT p50",
+        "max",
+        "MB",
+        "fds",
+        "",
+    ):
+        shown.add_column(name, justify="right" if name else "left")
+    for one in phases:
+        times = (one.gap.median, one.gap.p99, one.gap.most)
+        shown.add_row(
+            Text(one.name), f"{one.streams:,}", f"{one.left:,}", f"{one.wrong:,}", *map(_ms, times),
+            "" if one.ratio is None else f"{one.ratio:.1f}", _ms(one.ttft.median), _ms(one.ttft.most),
+            _change(one.before.memory, one.after.memory, 1e6),
+            _change(one.before.descriptors, one.after.descriptors, 1), Text(_said(one)),
+        )  # fmt: skip
+    return shown
+
+
+def _said(phase: Phase) -> str:
+    parts = [*phase.faults] or ["good"]
+    parts += [f"{count} × {kind}" for kind, count in phase.errors.items()]
+    return "; ".join(parts + [f"{what}: {count}" for what, count in phase.notes.items()])
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:,.0f}"
+
+
+def _change(before: int | None, after: int | None, unit: float) -> str:
+    return "→".join(f"{value / unit:,.0f}" for value in (before, after) if value is not None)
+
+
+def _chosen(only: list[str] | None, names: tuple[str, ...]) -> tuple[str, ...]:
+    from labcore.errors import ConfigError
+
+    for name in only or ():
+        if name not in names:
+            raise ConfigError(f"{name!r} is no attack; choose from: {', '.join(names)}.")
+    return tuple(only or names)
+
+
+def _parts() -> tuple[Any, Any, tuple[str, ...]]:
+    try:
+        from labcore.serving.soak import Soak, run_soak
+    except ModuleNotFoundError as missing:
+        from labcore.errors import LabError
+
+        raise LabError(
+            f"A soak needs the package {missing.name}, which the extra 'serve' brings: "
+            "pip install 'labcore[serve]'."
+        ) from None
+    return run_soak, Soak, Soak().names
+
+
+def _write(path: Path, settings: dict[str, Any], phases: Sequence[Phase]) -> None:
+    from labcore.bench.record import write
+
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = [phase.to_dict() for phase in phases]
+    write(path, {"benchmark": "soak", "measured_at": now, **settings, "phases": rows})
