@@ -3,7 +3,8 @@
 PyTorch's operators (and every parallel region of the native kernels) end where all threads have finished. A
 thread that waits there spins, by default for milliseconds: that costs nothing on a quiet machine, and on one
 whose cores other programs use too it takes the core from the very thread that is waited for. `labcore` bounds
-the spinning when it is imported, unless torch was imported before or the environment says something of its own.
+the spinning when it is imported, unless torch was imported before or the environment says something of its
+own.
 """
 
 from __future__ import annotations

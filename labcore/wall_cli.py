@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,6 @@ import typer
 app = typer.Typer(no_args_is_help=True, help="The class wall: share results, collect and show them.")
 
 FOLDER = "LABCORE_CLASS_FOLDER"  # a class server sets it for its learners
-_GRACE_S = 2  # after Ctrl-C, for requests that are being answered
 _To = Annotated[str, typer.Option(envvar=FOLDER, help="A class folder, or a collector's address.")]
 _Code = Annotated[
     str, typer.Option("--code", "--class-code", help="The class code, where the collector asks for one.")
@@ -58,6 +58,10 @@ def collect(
     code: Annotated[
         str, typer.Option("--code", "--class-code", help="A class code that sharing asks for.")
     ] = "",
+    most_each: Annotated[int, typer.Option(min=1, help="Entries that one address may add.")] = 100,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name of this server, as behind a proxy; may be given again.")
+    ] = None,
 ) -> None:
     """Collect entries over HTTP and show the wall at the same address, until Ctrl-C."""
     from labcore.errors import LessonError
@@ -66,7 +70,7 @@ def collect(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LessonError(f"{folder} cannot be made ({error.strerror}); choose another --folder.") from None
-    _serve(folder, host, port, code, invite=True)
+    _serve(folder, host, port, code, invite=True, most_each=most_each, allowed_hosts=allowed_host or ())
 
 
 @app.command()
@@ -92,11 +96,19 @@ def show(
         _serve(Path(wall).expanduser(), "127.0.0.1", port, "", invite=False)
 
 
-def _serve(folder: Path, host: str, port: int, code: str, *, invite: bool) -> None:
+def _serve(
+    folder: Path,
+    host: str,
+    port: int,
+    code: str,
+    *,
+    invite: bool,
+    most_each: int = 100,
+    allowed_hosts: Sequence[str] = (),
+) -> None:
     """The collector over a folder, with its address and how to share."""
-    import uvicorn
-
-    from labcore.lab.wall.collector import create_app
+    from labcore.lab.wall.clients import Clients
+    from labcore.lab.wall.collector import create_app, make_server
     from labcore.lab.wall.folder import Folder
     from labcore.lab.wall.page import how_to_share
     from labcore.serving.server import bind
@@ -105,11 +117,9 @@ def _serve(folder: Path, host: str, port: int, code: str, *, invite: bool) -> No
         address = f"http://{_reachable(host)}:{sock.getsockname()[1]}"
         how = how_to_share(address if invite else str(folder.resolve()), code)
         print(f"The wall: {address}\nTo share: {how}\n{_who(host, invite)} Ctrl-C ends it.", flush=True)
-        app = create_app(Folder(folder), code, how)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
-        )
-        uvicorn.Server(config).run(sockets=[sock])
+        clients = Clients(most_each)
+        app = create_app(Folder(folder), code, how, allowed_hosts=allowed_hosts, clients=clients)
+        make_server(app).run(sockets=[sock])
 
 
 def _who(host: str, invite: bool) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import sys
-from functools import lru_cache
+from collections.abc import Iterable
 from typing import Annotated
 from uuid import UUID
 
@@ -15,21 +16,28 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labcore.errors import LabError
+from labcore.lab.wall.clients import Clients
+from labcore.lab.wall.drawing import Drawing
 from labcore.lab.wall.entry import Entry, first_fault
 from labcore.lab.wall.folder import MOST_BYTES, Folder, NotYours, WallFull
 from labcore.lab.wall.page import page_html, plotly_script, wall_data
+from labcore.serving.hosts import HostCheck
+from labcore.serving.server.connections import BoundedServer
 from labcore.serving.server.limits import BodyLimit, Limits
 
 _STATUS: dict[type[LabError], int] = {NotYours: 403, WallFull: 409}
+LIMITS = Limits(max_body_bytes=MOST_BYTES)
+RETRY_S = 2  # after too many changes
+GRACE_S = 2  # after Ctrl-C, for requests that are being answered
 _DEAD = "The collector cannot keep or read entries now; tell whoever runs it: its terminal says why."
 
 
 class Refused(Exception):
     """A request that is answered with a status and one sentence."""
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.headers = status, sentence, headers
 
 
 class HangUp:
@@ -47,19 +55,37 @@ class HangUp:
         await self._app(scope, receive, closing)
 
 
-def create_app(folder: Folder, code: str = "", how: str = "") -> FastAPI:
+def create_app(
+    folder: Folder,
+    code: str = "",
+    how: str = "",
+    *,
+    allowed_hosts: Iterable[str] = (),
+    clients: Clients | None = None,
+) -> FastAPI:
     """PUT and DELETE /entries/{id}, GET /entries and /wall.json, and the page at /.
 
     code: what learners must send to add or remove; without one everybody may who reaches the port. how: the
-    line on the page that says how to share.
+    line on the page that says how to share. allowed_hosts: names of this server beside those that only it can
+    have. clients: the bounds on one address.
     """
-    app = FastAPI(title="class wall", docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, limits=Limits(max_body_bytes=MOST_BYTES))
+    app = FastAPI(title="class wall", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(BodyLimit, limits=LIMITS)
     app.add_middleware(HangUp)
+    app.add_middleware(HostCheck, answer=_sentence, allowed=tuple(allowed_hosts))
     _answer_errors(app)
-    _take_entries(app, folder, code)
+    _take_entries(app, folder, code, clients or Clients())
     _show_entries(app, folder, how)
     return app
+
+
+def make_server(app: FastAPI) -> BoundedServer:
+    """A server of the wall, with bounds on its connections."""
+    return BoundedServer(app, LIMITS, log_level="warning", timeout_graceful_shutdown=GRACE_S)
+
+
+def _sentence(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status_code=status)
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -67,7 +93,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(request: Request, why: Refused) -> JSONResponse:
-        return JSONResponse({"error": why.sentence}, status_code=why.status)
+        return JSONResponse({"error": why.sentence}, status_code=why.status, headers=why.headers)
 
     @app.exception_handler(LabError)
     async def failed(request: Request, why: LabError) -> JSONResponse:
@@ -76,7 +102,7 @@ def _answer_errors(app: FastAPI) -> None:
             status == 503
         ):  # its sentence names folders of this machine, which are none of a learner's business
             print(why, file=sys.stderr, flush=True)
-        return JSONResponse({"error": _DEAD if status == 503 else str(why)}, status_code=status)
+        return _sentence(status, _DEAD if status == 503 else str(why))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, why: HTTPException) -> JSONResponse:
@@ -84,40 +110,53 @@ def _answer_errors(app: FastAPI) -> None:
         return JSONResponse({"error": sentence}, status_code=why.status_code, headers=why.headers)
 
 
-def _take_entries(app: FastAPI, folder: Folder, code: str) -> None:
-    """What changes the folder. On the event loop, one after another: so the bound on entries holds."""
+def _take_entries(app: FastAPI, folder: Folder, code: str, clients: Clients) -> None:
+    """What changes the folder. On the event loop, one after another: so the bounds on entries hold."""
 
-    @app.put("/entries/{id}", responses=_answers(400, 401, 403, 408, 409, 413, 422, 503))
+    @app.put("/entries/{id}", responses=_answers(400, 401, 403, 408, 409, 413, 422, 429, 503))
     async def put(
         id: str, request: Request, x_wall_secret: Annotated[str, Header()] = "",
         x_class_code: Annotated[str, Header()] = "",
     ) -> dict[str, str]:  # fmt: skip
         """Add or replace an entry."""
         _ensure_allowed(x_class_code, code, x_wall_secret)
+        address = _ensure_calm(request, clients)
         place, entry = _uuid(id), _entry(await request.body())
         if entry.id != place:
             raise Refused(400, "The entry's id is not that of the address; share with `labcore wall share`.")
+        if (new := not folder.holds(place)) and clients.is_full(address):
+            raise Refused(
+                429,
+                f"{clients.most_each} entries came from your address, the most that one may add; ask who "
+                "runs the wall to start it with a higher --most-each, if your class is larger.",
+            )
         folder.put(entry, x_wall_secret)
+        if new:
+            clients.added(place, address)
         return {"kept": str(entry.id)}
 
-    @app.delete("/entries/{id}", responses=_answers(400, 401, 403, 404, 503))
+    @app.delete("/entries/{id}", responses=_answers(400, 401, 403, 404, 429, 503))
     async def delete(
-        id: str, x_wall_secret: Annotated[str, Header()] = "", x_class_code: Annotated[str, Header()] = ""
+        id: str,
+        request: Request,
+        x_wall_secret: Annotated[str, Header()] = "",
+        x_class_code: Annotated[str, Header()] = "",
     ) -> dict[str, str]:
         """Take an entry back."""
         _ensure_allowed(x_class_code, code, x_wall_secret)
+        _ensure_calm(request, clients)
         if not folder.remove(_uuid(id), x_wall_secret):
             raise Refused(404, "There is no entry with this id; it may be taken back already.")
+        clients.removed(_uuid(id))
         return {"removed": id}
 
 
 def _show_entries(app: FastAPI, folder: Folder, how: str) -> None:
     """What anybody may read who reaches the port."""
 
-    @lru_cache(maxsize=1)
-    def drawn(version: str) -> bytes:
-        """Drawn once for all who look."""
-        return bytes(JSONResponse({"version": version, **wall_data(*folder.entries())}).body)
+    drawing = Drawing(
+        lambda version: bytes(JSONResponse({"version": version, **wall_data(*folder.entries())}).body)
+    )
 
     @app.get("/entries", responses=_answers(503))
     def entries() -> JSONResponse:
@@ -126,12 +165,15 @@ def _show_entries(app: FastAPI, folder: Folder, how: str) -> None:
         return JSONResponse({"entries": [one.model_dump(mode="json") for one in found], "faults": faults})
 
     @app.get("/wall.json", responses=_answers(503))
-    def wall(seen: str = "") -> Response:
-        """What the page shows; 204 while nothing has changed since the version `seen`."""
-        version = folder.version()
+    async def wall(seen: str = "") -> Response:
+        """What the page shows; 204 while there is nothing newer than the version `seen`."""
+        version = await asyncio.to_thread(folder.version)
         if seen == version:
             return Response(status_code=204)
-        return Response(drawn(version), media_type="application/json")
+        drawn = await drawing.latest(version)
+        if seen == drawn.version:
+            return Response(status_code=204)
+        return Response(drawn.body, media_type="application/json")
 
     @app.get("/", response_class=HTMLResponse)
     def page() -> str:
@@ -155,6 +197,15 @@ def _ensure_allowed(given: str, wanted: str, secret: str) -> None:
         raise Refused(401, "The class code is missing or wrong; it is on the board: --code CODE.")
     if not 20 <= len(secret) <= 200:
         raise Refused(400, "The secret has 20 to 200 characters; share with `labcore wall share`.")
+
+
+def _ensure_calm(request: Request, clients: Clients) -> str:
+    """The client's address. Raises Refused for one that changes too much at once."""
+    address = request.client.host if request.client else ""
+    if not clients.may_change(address):
+        sentence = f"Too many changes come from your address; share again in {RETRY_S} s."
+        raise Refused(429, sentence, {"Retry-After": str(RETRY_S)})
+    return address
 
 
 def _uuid(id: str) -> UUID:

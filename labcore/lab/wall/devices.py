@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from labcore.lab import theme
 from labcore.lab.units import si, significant
@@ -13,6 +15,8 @@ from labcore.lab.wall.names import shown_names
 from labcore.lab.wall.panel import Panel, canvas, count, logarithmic, marks, wrapped
 
 _DTYPES = ("float32", "bfloat16", "float16")  # what lessons compute in; int8 and fp8 have roofs of their own
+MOST_SERIES = 16  # devices, or kinds of speeds, that are told apart: a legend of more is not read
+OTHERS = "others"
 READS, FLOPS = "reads (GB/s)", "matmul (GFLOP/s)"
 
 
@@ -33,8 +37,7 @@ def roofs(entries: Sequence[Entry]) -> Panel:
     made = canvas(title, x="memory read (B/s)", y="best matmul (FLOP/s)")
     known = _roofed(entries)
     rows: list[dict[str, object]] = []
-    for place, device in enumerate(sorted({one.machine.device for one in known})):
-        mine = [one for one in known if one.machine.device == device]
+    for place, (device, mine) in enumerate(_grouped((one.machine.device, one) for one in known).items()):
         reads, flops = [one.reads for one in mine], [one.flops for one in mine]
         texts = [f"{one.name}, {one.dtype}, {one.machine.threads} threads" for one in mine]
         made.add_trace(marks(place, device, reads, flops, texts))
@@ -81,19 +84,37 @@ def speeds(entries: Sequence[Entry]) -> Panel:
     made = canvas(title, x="tokens per second, all sequences together", y="")
     named = zip(shown_names(entries), entries, strict=True)
     known = [(name, entry.machine.device, one) for name, entry in named for one in entry.speeds]
+    shown = _most_common(device for _, device, _ in known)
+    measured = (
+        (_kind(one), (name, device if device in shown else OTHERS, one.tokens_per_s))
+        for name, device, one in known
+    )
     rows: list[dict[str, object]] = []
-    for place, kind in enumerate(sorted({_kind(one) for _, _, one in known})):
-        mine = [(name, device, one.tokens_per_s) for name, device, one in known if _kind(one) == kind]
-        label = "{}, {}, batch {}".format(*kind)
+    for place, (kind, mine) in enumerate(_grouped(measured).items()):
+        label = kind if isinstance(kind, str) else "{}, {}, batch {}".format(*kind)
         rates, where = [speed for *_, speed in mine], [wrapped(device) for _, device, _ in mine]
         made.add_trace(marks(place, label, rates, where, [name for name, *_ in mine]))
-        for device in sorted({device for _, device, _ in mine}):
-            rates = [speed for _, here, speed in mine if here == device]
+        for device, rates in _grouped(((device, speed) for _, device, speed in mine), len(shown) + 1).items():
             rows.append({"device": device, "what": label, "learners": len(rates)})
             rows[-1] |= {"median tok/s": median(rates), "best tok/s": max(rates)}
     if known:
         made.update_xaxes(theme.log_ticks(one.tokens_per_s for *_, one in known))
     return Panel(title, made, _speeds_finding(known), rows)
+
+
+def _most_common(labels: Iterable[Hashable], most: int = MOST_SERIES) -> set[Hashable]:
+    """The labels that are told apart."""
+    return {label for label, _ in Counter(labels).most_common(most)}
+
+
+def _grouped(labelled: Iterable[tuple[Any, Any]], most: int = MOST_SERIES) -> Mapping[Any, list[Any]]:
+    """Values by label, in the order of the labels; those of rare labels together at the end, as OTHERS."""
+    pairs = list(labelled)
+    shown = _most_common((label for label, _ in pairs), most)
+    groups: dict[Any, list[Any]] = defaultdict(list)
+    for label, value in sorted(pairs, key=lambda pair: (pair[0] not in shown, pair[0])):
+        groups[label if label in shown else OTHERS].append(value)
+    return groups
 
 
 def _kind(one: Speed) -> tuple[str, str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
 
@@ -17,6 +18,7 @@ from labcore.lab.wall.panel import Panel, canvas, count
 
 LESSONS = tuple(PREREQUISITES)
 _BAND = 2  # a prediction is near within this factor
+MOST_MARKS = 5_000  # predictions that are drawn: more hide each other, and take seconds to draw
 # One more of each than the theme has: there are eight lessons.
 _SYMBOLS, _COLORS = (*theme.SYMBOLS, "triangle-down"), (*theme.COLORS, theme.GREY)
 
@@ -32,12 +34,16 @@ def predictions(entries: Sequence[Entry]) -> Panel:
     made = canvas(title, x="measured (each in its own unit)", y="predicted")
     names = shown_names(entries)
     points = [(name, point) for name, entry in zip(names, entries, strict=True) for point in entry.points]
+    every = -(-len(points) // MOST_MARKS)  # of 12,000 points each third is drawn
+    points, finding = points[:: every or 1], _predictions_finding(entries)
+    if every > 1:
+        finding += f" One of {every} predictions is drawn."
     if points:
         _draw_band(made, [value for _, point in points for value in (point.said, point.measured)])
     for place, lesson in enumerate(LESSONS):
         if mine := [(name, point) for name, point in points if point.id.startswith(f"{lesson}.")]:
             made.add_trace(_lesson_marks(place, lesson, mine))
-    return Panel(title, made, _predictions_finding(entries), _by_prediction(entries))
+    return Panel(title, made, finding, _by_prediction(entries))
 
 
 def _draw_band(made: go.Figure, values: Sequence[float]) -> None:
@@ -66,18 +72,21 @@ def _lesson_marks(place: int, lesson: str, mine: Sequence[tuple[str, Point]]) ->
     )  # fmt: skip
 
 
-def _factors(entries: Sequence[Entry], id: str | None = None) -> list[float]:
-    """By how much predictions were off, as ratios of at least 1; of one question, or of all."""
-    points = [point for entry in entries for point in entry.points if id in (None, point.id)]
-    return [max(point.said / point.measured, point.measured / point.said) for point in points]
+def _factors(entries: Sequence[Entry]) -> dict[str, list[float]]:
+    """By how much predictions were off, as ratios of at least 1, by question in order."""
+    factors: dict[str, list[float]] = defaultdict(list)
+    for point in (point for entry in entries for point in entry.points):
+        factors[point.id].append(max(point.said / point.measured, point.measured / point.said))
+    return dict(sorted(factors.items()))
 
 
 def _predictions_finding(entries: Sequence[Entry]) -> str:
-    factors = _factors(entries)
+    by_question = _factors(entries)
+    factors = [factor for some in by_question.values() for factor in some]
     if not factors:
         return "Nobody has shared a scored prediction yet: lesson 1 scores the first."
     near = sum(factor < _BAND for factor in factors)
-    medians = {id: median(_factors(entries, id)) for id in _ids(entries)}
+    medians = {id: median(some) for id, some in by_question.items()}
     hardest = max(medians, key=lambda id: medians[id])
     return (
         f"{near} of {count(len(factors), 'prediction')} by {count(len(entries), 'learner')} "
@@ -85,10 +94,6 @@ def _predictions_finding(entries: Sequence[Entry]) -> str:
         f"{significant(median(factors))}×; the hardest is {hardest}, with a median of "
         f"{significant(medians[hardest])}×."
     )
-
-
-def _ids(entries: Sequence[Entry]) -> list[str]:
-    return sorted({point.id for entry in entries for point in entry.points})
 
 
 def _by_prediction(entries: Sequence[Entry]) -> list[dict[str, object]]:
@@ -99,8 +104,7 @@ def _by_prediction(entries: Sequence[Entry]) -> list[dict[str, object]]:
             f"within {_BAND}×": sum(factor < _BAND for factor in factors),
             "median off by (×)": median(factors),
         }
-        for id in _ids(entries)
-        if (factors := _factors(entries, id))
+        for id, factors in _factors(entries).items()
     ]
 
 

@@ -6,6 +6,7 @@ import hmac
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,7 @@ from labcore.lab.wall.entry import Entry, first_fault
 from labcore.lab.wall.membership import secret_hash
 
 MOST = 500  # entries of one class
-MOST_BYTES = 2**20  # of one entry
+MOST_BYTES = 2**18  # of one entry: twice what one can have in it
 _JUNK = (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -50,6 +51,10 @@ class Folder:
         }
         write_whole(target, json.dumps(data, indent=2) + "\n")
 
+    def holds(self, id: UUID) -> bool:
+        """Whether there is an entry with this id, or something in its place."""
+        return os.path.lexists(self._file(id))
+
     def remove(self, id: UUID, secret: str) -> bool:
         """Take an entry away; False if there is none. Raises NotYours and LessonError as `put`."""
         target = self._file(id)
@@ -69,14 +74,13 @@ class Folder:
         faults: list[str] = []
         for path in self._files():
             try:
-                data = _read(path)
-                entry = _checked(path, data)
+                since, entry = _entry_of(path, _stamp(path))
             except FileNotFoundError:
                 continue  # taken back just now
             except _JUNK as error:
                 faults.append(f"{path.name} is no entry ({_why(error)}) and is left out.")
             else:
-                found.append((str(data.get("since", "")), entry))
+                found.append((since, entry))
         return [entry for _, entry in sorted(found, key=lambda one: (one[0], str(one[1].id)))], faults
 
     def version(self) -> str:
@@ -84,10 +88,9 @@ class Folder:
         seen = []
         for path in self._files():
             try:
-                status = path.stat()
+                seen.append((path.name, *_stamp(path)))
             except OSError:
                 continue  # taken back just now
-            seen.append((path.name, status.st_mtime_ns, status.st_size, status.st_ino))
         return secret_hash(repr(seen))[:16]
 
     def _files(self) -> list[Path]:
@@ -116,6 +119,19 @@ class Folder:
         if not hmac.compare_digest(owner, secret_hash(secret)):
             raise NotYours("This entry was shared from another machine, which alone can change it.")
         return since
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Changes whenever a file is written again. Raises OSError."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@lru_cache(maxsize=2 * MOST)
+def _entry_of(path: Path, stamp: tuple[int, int, int]) -> tuple[str, Entry]:
+    """When its owner first shared, and the entry; a file is read once for each stamp. Raises one of _JUNK."""
+    data = _read(path)
+    return str(data.get("since", "")), _checked(path, data)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,14 +16,16 @@ from uuid import uuid4
 import httpx
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 from starlette.testclient import TestClient
 
 from labcore.errors import LessonError
+from labcore.lab.wall import collector, drawing
+from labcore.lab.wall import folder as wall_folder
 from labcore.lab.wall import share as sharing
-from labcore.lab.wall.collector import create_app
+from labcore.lab.wall.clients import BURST, Clients
+from labcore.lab.wall.collector import create_app, make_server
 from labcore.lab.wall.entry import Entry
 from labcore.lab.wall.folder import MOST, Folder
 from labcore.lab.wall.membership import Membership, join
@@ -41,7 +43,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def client(folder: Folder) -> Iterator[TestClient]:
-    with TestClient(create_app(folder, code="blue")) as made:
+    with TestClient(create_app(folder, code="blue"), base_url="http://127.0.0.1") as made:
         yield made
 
 
@@ -49,10 +51,7 @@ def client(folder: Folder) -> Iterator[TestClient]:
 def address(folder: Folder) -> Iterator[str]:
     """A collector behind a real socket, on a thread."""
     with bind("127.0.0.1", 0) as sock:
-        config = uvicorn.Config(
-            create_app(folder, code="grün"), log_level="error", timeout_graceful_shutdown=2
-        )
-        server = uvicorn.Server(config)
+        server = make_server(create_app(folder, code="grün"))
         thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
         thread.start()
         while not server.started:
@@ -134,6 +133,100 @@ def test_a_full_wall_and_a_lost_folder_say_so(folder: Folder, client: TestClient
         assert str(folder.path) not in lost.text
 
 
+def test_a_flood_from_one_address_leaves_room_for_the_others(folder: Folder) -> None:
+    app = create_app(folder, clients=Clients(most_each=3))
+    addresses = [("10.0.0.66", 5), ("10.0.0.7", 5)]
+    mallory, ann = (TestClient(app, base_url="http://127.0.0.1", client=address) for address in addresses)
+    kept = [entry() for _ in range(3)]
+    assert [put(mallory, one).status_code for one in kept] == [200] * 3
+    refused = put(mallory, entry())
+    assert refused.status_code == 429
+    assert "3 entries came from your address, the most that one may add" in refused.json()["error"]
+    assert put(mallory, kept[0]).status_code == 200  # sharing again adds none
+    assert put(ann, entry("Ann")).status_code == 200
+    assert mallory.delete(f"/entries/{kept[0].id}", headers=HEADERS).status_code == 200
+    assert put(mallory, entry()).status_code == 200
+
+
+def test_changes_of_one_address_are_bounded_in_time(folder: Folder) -> None:
+    now = 0.0
+    app = create_app(folder, clients=Clients(clock=lambda: now))
+    client = TestClient(app, base_url="http://127.0.0.1")
+    one = entry()
+    answers = [put(client, one).status_code for _ in range(BURST + 1)]
+    assert answers == [200] * BURST + [429]
+    assert put(client, one).headers["retry-after"] == "2"
+    now = 2.0
+    assert put(client, one).status_code == 200
+
+
+def test_addresses_of_one_network_are_one_client() -> None:
+    clients = Clients(most_each=1)
+    clients.added(uuid4(), "2001:db8::1")
+    assert clients.is_full("2001:db8::ffff")
+    assert not clients.is_full("2001:db8:0:1::1")
+    clients.added(uuid4(), "::ffff:10.0.0.1")
+    assert clients.is_full("10.0.0.1")
+
+
+def test_the_wall_answers_while_it_is_drawn(
+    client: TestClient, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks meanwhile gets the last drawing; it is drawn once however many look."""
+    monkeypatch.setattr(drawing, "PATIENCE_S", 0.05)
+    put(client, entry("Ada"))
+    first = client.get("/wall.json").json()
+    started, go_on, drawn = threading.Event(), threading.Event(), []
+
+    def slowly(entries: list[Entry], faults: list[str]) -> dict[str, object]:
+        started.set()
+        drawn.append(len(entries))
+        assert go_on.wait(20)
+        return {"headline": str(len(entries))}
+
+    monkeypatch.setattr(collector, "wall_data", slowly)
+    put(client, entry("Eve"))
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            shown = list(pool.map(lambda _: client.get("/wall.json"), range(8)))
+        assert started.is_set()
+        assert [one.json()["version"] for one in shown] == [first["version"]] * 8
+        assert client.get(f"/wall.json?seen={first['version']}").status_code == 204
+        assert put(client, entry("Joe")).status_code == 200
+        assert len(client.get("/entries").json()["entries"]) == 3
+        assert drawn == [2]
+    finally:
+        go_on.set()
+    headlines = {client.get("/wall.json").json()["headline"] for _ in range(3)}
+    assert headlines <= {"2", "3"}
+    assert client.get("/wall.json").json()["headline"] == "3"
+
+
+def test_an_entry_is_read_once_until_it_changes(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, read = entry("Ada"), []
+    folder.put(one, SECRET)
+    real = wall_folder._read
+    monkeypatch.setattr(wall_folder, "_read", lambda path: (read.append(path.name), real(path))[1])
+    assert [folder.entries()[0][0].name for _ in range(3)] == ["Ada"] * 3
+    assert len(read) == 1
+    folder.put(one.model_copy(update={"name": "Eve"}), SECRET)
+    assert folder.entries()[0][0].name == "Eve"
+
+
+@pytest.mark.parametrize("header", [{"Host": "evil.com"}, {"Host": "127.0.0.1", "Origin": "http://evil.com"}])
+def test_websites_cannot_read_or_change_the_wall(client: TestClient, folder: Folder, header: dict) -> None:
+    one = entry()
+    text = one.model_dump_json()
+    answers = [
+        client.put(f"/entries/{one.id}", content=text, headers=HEADERS | header),
+        client.get("/wall.json", headers=header),
+        client.get("/entries", headers=header),
+    ]
+    assert {answer.status_code for answer in answers} <= {403, 421}
+    assert all("evil.com" in answer.json()["error"] for answer in answers)
+    assert list(folder.path.iterdir()) == []
+
+
 def flood(address: str, head: str, part: bytes, times: int) -> tuple[str, int]:
     """Send a request as it stands; the answer ("" if the sender was cut off), and how many parts went out."""
     host, port = address.removeprefix("http://").split(":")
@@ -153,13 +246,13 @@ def flood(address: str, head: str, part: bytes, times: int) -> tuple[str, int]:
 
 @pytest.mark.parametrize(
     ("length", "status"),
-    [("Transfer-Encoding: chunked", 413), ("Content-Length: 52428800", 413), ("Content-Length: 5", 422)],
+    [("Transfer-Encoding: chunked", 413), ("Content-Length: 52428800", 413), ("Content-Length: 5", 400)],
 )
 def test_fifty_megabytes_are_not_read(address: str, folder: Folder, length: str, status: int) -> None:
-    """Whether the length is not told, told, or a lie: of that, what it announced is read and is no entry."""
+    """Whether the length is not told, told, or a lie: what comes behind the announced bytes is no request."""
     part = b"x" * 2**20
     part = b"100000\r\n" + part + b"\r\n" if "chunked" in length else part
-    head = f"PUT /entries/{uuid4()} HTTP/1.1\r\nHost: x\r\n{sharing.SECRET}: {SECRET}\r\n"
+    head = f"PUT /entries/{uuid4()} HTTP/1.1\r\nHost: 127.0.0.1\r\n{sharing.SECRET}: {SECRET}\r\n"
     answer, sent = flood(address, f"{head}{sharing.CODE}: grün\r\n{length}\r\n\r\n", part, times=50)
     assert answer.startswith(f"HTTP/1.1 {status}") or not answer
     assert sent < 50  # it hung up
@@ -170,7 +263,9 @@ def test_fifty_megabytes_are_not_read(address: str, folder: Folder, length: str,
 def test_an_announced_length_that_never_comes_holds_nobody_up(address: str) -> None:
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as idle:
-        idle.sendall(f"PUT /entries/{uuid4()} HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\nx".encode())
+        idle.sendall(
+            f"PUT /entries/{uuid4()} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\nx".encode()
+        )
         assert httpx.get(f"{address}/wall.json", trust_env=False).status_code == 200
 
 
@@ -192,7 +287,7 @@ def test_thirty_share_at_once_and_take_it_back(address: str, folder: Folder) -> 
     assert list(folder.path.iterdir()) == []
 
 
-FUZZED = create_app(Folder(Path("no-such-folder")), code="blue")
+FUZZED = create_app(Folder(Path("no-such-folder")), code="blue", allowed_hosts=["*"])
 SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", FUZZED)
 
 

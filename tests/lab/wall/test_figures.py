@@ -6,7 +6,9 @@ import re
 
 import pytest
 
-from labcore.lab.wall.figures import panels
+from labcore.lab.wall.devices import MOST_SERIES
+from labcore.lab.wall.entry import Point
+from labcore.lab.wall.figures import MOST_MARKS, panels
 from labcore.lab.wall.names import shown_names
 from labcore.lab.wall.page import how_to_share, page_html, plotly_script, wall_data
 from tests.lab.wall.made import entry
@@ -62,6 +64,22 @@ def test_sparse_entries_make_no_panel_fail() -> None:
     for shared in ([], [bare], [bare, entry()], [entry()]):
         assert all(panel.finding.endswith(".") and "nan" not in panel.finding for panel in panels(shared))
     assert "no lesson begun" in panels([bare])[3].finding
+
+
+def test_a_full_wall_draws_what_can_be_seen_and_counts_all() -> None:
+    """500 learners, each with a device of its own and many predictions: what is drawn stays bounded."""
+    points = [Point(id=f"02.{n}", said=1.0, measured=2.0 + n, locked=True) for n in range(30)]
+    entries = [entry(device=f"CPU {n}").model_copy(update={"points": points}) for n in range(500)]
+    predicted, roofed, decoded, _ = panels(entries)
+    marks = sum(len(trace.x) for trace in predicted.figure.data if trace.mode == "markers")
+    assert 1_000 < marks <= MOST_MARKS
+    assert "15,000 predictions by 500 learners" in predicted.finding
+    assert predicted.finding.endswith("One of 3 predictions is drawn.")
+    assert len(roofed.figure.data) == MOST_SERIES + 1
+    assert roofed.rows[-1]["device"] == "others"
+    assert sum(row["learners"] for row in roofed.rows) == 500
+    assert sum(row["learners"] for row in decoded.rows) == 500
+    assert len(decoded.rows) == MOST_SERIES + 1
 
 
 def test_an_empty_wall_says_what_to_type() -> None:
