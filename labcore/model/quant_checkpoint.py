@@ -151,16 +151,25 @@ def _layer(name: str, shape: tuple[int, int], about: dict[str, Any], checkpoint:
         raise ValueError(f"{name} has codes {list(codes.shape)} and scales {list(scale.shape)}")
     if about["activations"] not in ACTIVATIONS:
         raise ValueError(f"{name} has activations {about['activations']!r}")
-    _ensure_inputs(name, shape[1], parts)
+    _ensure_inputs(name, shape, fmt, parts)
     codes = codes.view(FP8[fmt.dtype]) if fmt.dtype in FP8 else codes
     weight = QuantizedTensor(shape, fmt, codes, scale, zero, parts.pop("offset", None))
-    return QuantLinear(weight, activations=about["activations"], **parts)  # type: ignore[arg-type]
+    return QuantLinear(weight, activations=about["activations"], **parts)
 
 
-def _ensure_inputs(name: str, columns: int, parts: dict[str, Tensor]) -> None:
-    """Kernels follow `order` and `outliers` without a look, so they must lie among the columns."""
+def _ensure_inputs(name: str, shape: tuple[int, int], fmt: Format, parts: dict[str, Tensor]) -> None:
+    """Kernels follow these without a look, so that all must have their shapes and lie among the columns."""
+    rows, columns = shape
     order, outliers = parts.get("order"), parts.get("outliers")
-    if order is not None and order.sort().values.tolist() != list(range(columns)):
+    count = 0 if outliers is None else outliers.numel()
+    wanted = {
+        "offset": fmt.grid_shape(*shape), "smooth": (columns,), "order": (columns,), "outliers": (count,),
+        "outlier_weight": (rows, count),
+    }  # fmt: skip
+    for field, size in wanted.items():
+        if field in parts and tuple(parts[field].shape) != size:
+            raise ValueError(f"{name}.{field} has shape {list(parts[field].shape)}, not {list(size)}")
+    if order is not None and not torch.equal(order.long().sort().values, torch.arange(columns)):
         raise ValueError(f"{name}.order is no order of its {columns} columns")
     if outliers is not None and not ((outliers >= 0) & (outliers < columns)).all():
         raise ValueError(f"{name}.outliers lie outside of its {columns} columns")

@@ -151,15 +151,15 @@ def _idle(shapes: dict[str, Shape], coded: set[str], checkpoint: Checkpoint) -> 
 
 
 def _codes(module: str, checkpoint: Checkpoint, packing: Packing, bias: Tensor | None) -> Part:
-    parts = [checkpoint.read(name) for name in codes_of(module)]
+    qweight, qzeros, scales = (checkpoint.read(name) for name in codes_of(module))
     common: dict[str, Any] = {
         "bits": packing.bits, "group": packing.group, "symmetric": packing.symmetric, "name": module,
     }  # fmt: skip
     if packing.method == "awq":
-        return Part(from_awq(*parts, **common), bias)
+        return Part(from_awq(qweight, qzeros, scales, **common), bias)
     g_idx = checkpoint.read(f"{module}.g_idx") if f"{module}.g_idx" in checkpoint.tensors else None
     offset = 0 if packing.version == "gptq_v2" else 1
-    codes, order = from_gptq(*parts, g_idx, zero_offset=offset, **common)
+    codes, order = from_gptq(qweight, qzeros, scales, g_idx, zero_offset=offset, **common)
     return Part(codes, bias, order)
 
 

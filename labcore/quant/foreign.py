@@ -147,10 +147,10 @@ def _made(q: Tensor, bits: int, width: int, scale: Tensor, zero: Tensor) -> Quan
     """q: (rows, columns) from 0 up. The middle zero point everywhere means symmetric, which needs none."""
     rows, columns = q.shape
     symmetric = bool((zero == 2 ** (bits - 1)).all())
-    granularity = {"granularity": "channel"} if width == columns else {"granularity": "group", "group": width}
+    one = width == columns  # one scale for a whole row
     return QuantizedTensor(
         (rows, columns),
-        Format(f"int{bits}", symmetric=symmetric, **granularity),  # type: ignore[arg-type]
+        Format(f"int{bits}", "channel" if one else "group", 0 if one else width, symmetric),
         pack(q, bits).contiguous(),
         scale.contiguous(),
         None if symmetric else zero.contiguous(),
