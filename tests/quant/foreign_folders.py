@@ -122,3 +122,11 @@ def describe(home: Path, **settings: Any) -> None:
     description = json.loads((home / "config.json").read_text())["quantization_config"] | settings
     kept = {key: value for key, value in description.items() if value is not ...}
     checkpoints.edit_config(home, quantization_config=kept)
+
+
+def as_auto_gptq(home: Path) -> None:
+    """A folder as AutoGPTQ left it before transformers knew the method, by its own names."""
+    (home / "model.safetensors").rename(home / "gptq_model-4bit-32g.safetensors")
+    old = {"bits": 4, "group_size": GROUP, "desc_act": False, "sym": False, "damp_percent": 0.01}
+    (home / "quantize_config.json").write_text(json.dumps(old))
+    checkpoints.edit_config(home, quantization_config=...)

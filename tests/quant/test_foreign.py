@@ -116,11 +116,7 @@ def zero_biases(home: Path, weights: dict[str, Any]) -> None:
 
 
 def as_auto_gptq(home: Path, weights: dict[str, Any]) -> None:
-    """quantize_config.json and its file's name, as before transformers knew the method."""
-    (home / "model.safetensors").rename(home / "gptq_model-4bit-32g.safetensors")
-    old = {"bits": 4, "group_size": 32, "desc_act": False, "sym": False, "damp_percent": 0.01}
-    (home / "quantize_config.json").write_text(json.dumps(old))
-    checkpoints.edit_config(home, quantization_config=...)
+    folders.as_auto_gptq(home)
 
 
 def as_auto_awq(home: Path, weights: dict[str, Any]) -> None:
