@@ -33,26 +33,34 @@ class Part:
     order: Tensor | None = None
 
 
-Parts = Callable[[str], Part | None]  # by Hugging Face's module name, such as "model.layers.0.mlp.up_proj"
+Parts = Callable[[str], Part]  # by Hugging Face's module name, such as "model.layers.0.mlp.up_proj"
 
 
 def assemble(
     transformer: Transformer, config: ModelConfig, parts: Parts, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Fill a skeleton. Raises CheckpointError where a part is missing or of another shape."""
+    """Fill a skeleton from a checkpoint that `ensure_complete` let through; no file of it stays mapped.
+
+    Raises CheckpointError where a part is of another shape than the configuration asks for.
+    """
+    shapes = weights.shapes(config, transformer)
     for ours, names in _homes(config).items():
         old = transformer.get_submodule(ours) if _has(transformer, ours) else None
         if old is None or (ours == "lm_head" and config.tie_word_embeddings):
             continue
-        found = [_need(parts, name) for name in names]
-        _check(names, found, old)
+        collected = [_checked(parts(name), name, shapes) for name in names]
         home, _, leaf = ours.rpartition(".")
         if ours == "embed_tokens":
-            _embed(transformer, found[0], dtype, config.tie_word_embeddings)
+            _embed(transformer, collected[0], dtype, config.tie_word_embeddings)
         elif isinstance(old, nn.Linear):
-            setattr(transformer.get_submodule(home), leaf, _linear(found, dtype))
+            setattr(transformer.get_submodule(home), leaf, _linear(collected, dtype))
         else:
-            old.weight = _parameter(_dense(found[0]), dtype)
+            old.weight = _parameter(_dense(collected[0]), dtype)
+    settle(transformer, device)
+
+
+def settle(transformer: Transformer, device: torch.device) -> None:
+    """What every model needs once its parts are in: one head, frequencies, its device, no gradients."""
     transformer.tie()
     transformer.reset_rope()
     transformer.to(device)
@@ -76,23 +84,19 @@ def _has(transformer: nn.Module, path: str) -> bool:
     return getattr(transformer.get_submodule(home), leaf, None) is not None
 
 
-def _need(parts: Parts, name: str) -> Part:
-    if (found := parts(name)) is None:
-        raise CheckpointError(
-            f"The checkpoint lacks {name}, which its configuration asks for; fetch the whole of it."
-        )
-    return found
+def _checked(part: Part, name: str, shapes: dict[str, tuple[int, ...]]) -> Part:
+    for leaf, tensor in (("weight", part.weight), ("bias", part.bias)):
+        shape, wanted = None if tensor is None else tuple(tensor.shape), shapes.get(f"{name}.{leaf}")
+        if shape != wanted:
+            raise CheckpointError(
+                f"{name}.{leaf} has shape {_shown(shape)} in the checkpoint, and its configuration asks for "
+                f"{_shown(wanted)}; they belong to different models."
+            )
+    return part
 
 
-def _check(names: list[str], found: list[Part], old: nn.Module) -> None:
-    shapes = [tuple(part.weight.shape) for part in found]
-    rows, rest = sum(shape[0] for shape in shapes), {shape[1:] for shape in shapes}
-    wanted = tuple(old.weight.shape)  # type: ignore[arg-type]
-    if rest != {wanted[1:]} or rows != wanted[0]:
-        raise CheckpointError(
-            f"{names[0]} has shape {list(shapes[0])} in the checkpoint, which does not fit the "
-            f"{list(wanted)} that its configuration asks for; they belong to different models."
-        )
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else str(list(shape))
 
 
 def _embed(transformer: Transformer, part: Part, dtype: torch.dtype, tied: bool) -> None:
@@ -155,4 +159,6 @@ def _dense(part: Part) -> Tensor:
 
 
 def _parameter(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
-    return nn.Parameter(tensor.to(dtype).contiguous(), requires_grad=False)
+    # a copy in any case: the tensor may be mapped from a file, which can be cut short while the model serves
+    owned = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    return nn.Parameter(owned, requires_grad=False)

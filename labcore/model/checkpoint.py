@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,13 +32,14 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _READABLE = ("F64", "F32", "F16", "BF16")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+Shape = tuple[int, ...]
 
 
 class Stored(NamedTuple):
     """One tensor as a file's header states it."""
 
     file: Any  # an open safetensors file
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str
 
 
@@ -79,7 +80,8 @@ class Checkpoint:
             ) from None
 
     def read(self, name: str) -> Tensor:
-        """One tensor, mapped from its file rather than copied."""
+        """One tensor, mapped from its file rather than copied: copy what stays, because a process that reads
+        a mapping of a file that was cut short ends by SIGBUS."""
         return self.tensors[name].file.get_tensor(name)
 
     def same(self, one: str, other: str) -> bool:
@@ -87,42 +89,70 @@ class Checkpoint:
         alike = self.tensors[one].dtype == self.tensors[other].dtype
         return alike and torch.equal(self.read(one), self.read(other))
 
-    def check(self, expected: dict[str, tuple[int, ...]], ignorable: Iterable[str] = ()) -> None:
+    def check(self, expected: Mapping[str, Shape | None], ignorable: Iterable[str] = ()) -> None:
         """Hold the tensors against what the model needs. Raises CheckpointError for any difference."""
-        extra = [name for name in self.tensors if name not in expected and not _is_ignorable(name, ignorable)]
-        if missing := [name for name in expected if name not in self.tensors]:
-            raise CheckpointError(
-                f"{self.folder.name} lacks {_some(missing)} of the {len(expected)} tensors its config.json "
-                "asks for; fetch the whole checkpoint, with the config.json that belongs to it."
-            )
-        if extra:
-            raise CheckpointError(
-                f"{self.folder.name} holds {_some(extra)} that its config.json has no place for; "
-                "its config.json belongs to another model, or this architecture is not supported."
-            )
+        ensure_complete(self.folder.name, "config.json", expected, self.tensors, ignorable)
         for name, shape in expected.items():
-            _check_one(name, self.tensors[name], shape)
+            if shape is not None:
+                _check_one(name, self.tensors[name], shape)
+
+
+def ensure_complete(
+    where: str, source: str, expected: Collection[str], stored: Collection[str], ignorable: Iterable[str] = ()
+) -> None:
+    """Every tensor that the configuration demands is there, and every tensor there is demanded.
+
+    The one check of all kinds of checkpoints: what it lets through, a loader reads whole. where: the folder's
+    or file's name. source: what its configuration was read from.
+    Raises CheckpointError with the names.
+    """
+    if missing := [name for name in expected if name not in stored]:
+        raise CheckpointError(
+            f"{where} lacks {_some(missing)} of the {len(expected)} tensors its {source} "
+            f"asks for; fetch the whole checkpoint, with the {source} that belongs to it."
+        )
+    if extra := [name for name in stored if name not in expected and not _is_ignorable(name, ignorable)]:
+        raise CheckpointError(
+            f"{where} holds {_some(extra)} that its {source} has no place for; "
+            f"its {source} belongs to another model, or this architecture is not supported."
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, one or a whole set of shards, all of them there.
 
+    Without a file of the usual name, the only one there is (AutoGPTQ's gptq_model-4bit-128g.safetensors).
     Raises CheckpointError when there is none, when a shard is missing, or when there are only pickles.
     """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
-        raise CheckpointError(_no_weights(folder))
-    names = sorted(set(_weight_map(folder / INDEX).values()))
+    if (index := _index(folder)) is None:
+        if len(files := _visible(folder, ".safetensors")) != 1:
+            raise CheckpointError(_no_weights(folder))
+        return files
+    names = sorted(set(_weight_map(index).values()))
     if wrong := [name for name in names if Path(name).name != name]:
         raise CheckpointError(
-            f"{INDEX} names {_some(wrong)} outside of its own folder; fetch the index again."
+            f"{index.name} names {_some(wrong)} outside of its own folder; fetch the index again."
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise CheckpointError(
             f"{folder.name} lacks {_some(missing)} of its {len(names)} shards; fetch them again."
         )
     return [folder / name for name in names]
+
+
+def _index(folder: Path) -> Path | None:
+    """The index of shards: that of the usual name, or the only one."""
+    if (folder / INDEX).is_file():
+        return folder / INDEX
+    others = _visible(folder, ".safetensors.index.json")
+    return others[0] if len(others) == 1 else None
+
+
+def _visible(folder: Path, ending: str) -> list[Path]:
+    """Files of such a name; not those with a dot in front, which a save that was cut short leaves behind."""
+    return sorted(path for path in folder.glob(f"[!.]*{ending}") if path.is_file())
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -133,12 +163,17 @@ def _weight_map(index: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise CheckpointError(
-        f"{INDEX} in {index.parent.name} is no index of shards (a weight_map); fetch it again."
+        f"{index.name} in {index.parent.name} is no index of shards (a weight_map); fetch it again."
     )
 
 
 def _no_weights(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if several := [path.name for path in _visible(folder, ".safetensors")]:
+        return (
+            f"{folder.name} holds {_some(several)} and no {SINGLE} or index of shards that says which belong "
+            "together; keep one, or fetch the index."
+        )
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         return (
             f"{folder.name} holds its weights only as pickle ({_some(pickles)}), which can run any code when "
@@ -152,7 +187,7 @@ def _is_ignorable(name: str, ignorable: Iterable[str]) -> bool:
     return name.endswith("rotary_emb.inv_freq") or name in ignorable
 
 
-def _check_one(name: str, stored: Stored, shape: tuple[int, ...]) -> None:
+def _check_one(name: str, stored: Stored, shape: Shape) -> None:
     if stored.shape != shape:
         raise CheckpointError(
             f"{name} has shape {list(stored.shape)} where config.json asks for {list(shape)}; "

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from labcore.config import ModelConfig
 from labcore.errors import CheckpointError
+from labcore.model import weights
 from labcore.model.assembling import Part, assemble
+from labcore.model.checkpoint import ensure_complete
 from labcore.quant.gguf_blocks import BLOCKS, from_blocks
 
 if TYPE_CHECKING:
@@ -100,13 +102,17 @@ class GgufFile:
                 )
 
     def fill(self, transformer: Transformer, device: torch.device, dtype: torch.dtype) -> None:
-        """Give a skeleton this file's weights. Raises CheckpointError where one is missing or misshapen."""
+        """Give a skeleton this file's weights.
+
+        Raises CheckpointError where one is missing, misshapen or without a place.
+        """
+        names = (name.rpartition(".") for name in weights.shapes(self.config, transformer))
+        expected = [f"{gguf_name(module)}.{leaf}" for module, _, leaf in names]
+        ensure_complete(self.name, "metadata", expected, self.tensors)
         assemble(transformer, self.config, self._part, device, dtype)
 
-    def _part(self, module: str) -> Part | None:
+    def _part(self, module: str) -> Part:
         name = gguf_name(module)
-        if f"{name}.weight" not in self.tensors:
-            return None
         weight, bias = self._raw(f"{name}.weight"), None
         if f"{name}.bias" in self.tensors:
             bias = self._raw(f"{name}.bias")[0]
@@ -159,7 +165,7 @@ def _config(file: GgufFile) -> ModelConfig:
         raise CheckpointError(
             f"{file.name} stretches its rotary positions ({scaling}); load it as safetensors."
         )
-    return ModelConfig.from_dict(
+    config = ModelConfig.from_dict(
         data
         | {
             "model_type": family,
@@ -169,7 +175,9 @@ def _config(file: GgufFile) -> ModelConfig:
             "rope_theta": file.value("{arch}.rope.freq_base", 10_000.0),
             "tie_word_embeddings": "output.weight" not in file.tensors,
             "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+            "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
             "bos_token_id": file.value("tokenizer.ggml.bos_token_id"),
             "eos_token_id": file.value("tokenizer.ggml.eos_token_id"),
         }
     )
+    return config.with_(o_proj_bias="blk.0.attn_output.bias" in file.tensors)

@@ -15,10 +15,12 @@ from types import ModuleType
 from labcore.config import ModelConfig
 from labcore.errors import HubError
 from labcore.model.checkpoint import INDEX, PICKLES, SINGLE
+from labcore.model.quantized_folder import OLDER_FILES
 
 # Not *.safetensors: some repositories hold the same weights twice, in another layout.
-_WEIGHTS = [SINGLE, INDEX, "model-*-of-*.safetensors"]
-_SMALL = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+_SHARDS = ["model-*-of-*.safetensors", "gptq_model-*.safetensors", "gptq_model-*.safetensors.index.json"]
+_WEIGHTS = [SINGLE, INDEX, *_SHARDS]
+_SMALL = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", *OLDER_FILES]
 
 
 def fetch(repo: str, revision: str | None, progress: bool, accept: Callable[[ModelConfig], None]) -> Path:

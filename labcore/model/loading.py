@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,57 +136,64 @@ def _load_gguf(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
 
 def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Model:
     config = _with_generation_defaults(ModelConfig.from_file(folder / "config.json"), folder)
-    if (stored := quantization_of(folder)) is not None:
-        return _load_quantized(folder, name, config, stored, device, dtype)
+    stored = quantization_of(folder)
     with Checkpoint(folder) as checkpoint:
         config = _settle_tie(config, checkpoint)
         transformer = _skeleton(config)
-        skeleton = weights.parameters_of(transformer)
-        homes = weights.places(config, skeleton)
-        checkpoint.check(
-            {hf: tuple(home.of(skeleton).shape) for hf, home in homes.items()}, ignorable=[weights.HEAD]
-        )
+        if (stored := stored or quantized_folder.older_description(checkpoint)) is not None:
+            return _load_quantized(transformer, config, name, checkpoint, stored, device, dtype)
+        checkpoint.check(weights.shapes(config, transformer), ignorable=[weights.HEAD])
         tokenizer = Tokenizer.from_folder(folder, config)
         _ensure_model_fits(transformer, name, device, dtype)
         _materialise(transformer, device, dtype)
         parameters = weights.parameters_of(transformer)
-        for hf, home in homes.items():
+        for hf, home in weights.places(config, parameters).items():
             home.of(parameters).copy_(checkpoint.read(hf))
     transformer.prepare()
     return Model(name, config, transformer, tokenizer)
 
 
 def _load_quantized(
-    folder: Path,
-    name: str,
+    transformer: Transformer,
     config: ModelConfig,
+    name: str,
+    checkpoint: Checkpoint,
     stored: dict[str, Any],
     device: torch.device,
     dtype: torch.dtype,
 ) -> Model:
     """A checkpoint whose linear layers are codes: labcore's own, GPTQ's or AWQ's."""
-    transformer = _skeleton(config)
-    method = str(stored["quant_method"])
+    method = _method_of(stored, checkpoint.folder)
     fill = quant_checkpoint.fill if method == quant_checkpoint.METHOD else quantized_folder.fill
-    fill(transformer, config, folder, stored, device, dtype)
-    tokenizer = Tokenizer.from_folder(folder, config)
+    fill(transformer, config, checkpoint, stored, device, dtype)
+    tokenizer = Tokenizer.from_folder(checkpoint.folder, config)
     transformer.prepare()
     return Model(name, config, transformer, tokenizer, recipe=str(stored.get("recipe") or method))
 
 
 def quantization_of(folder: Path) -> dict[str, Any] | None:
-    """config.json's quantization_config, None where there is none. Raises CheckpointError for a method that
-    labcore does not read."""
+    """config.json's quantization_config, None where there is none. Raises CheckpointError for one that is no
+    description, or of a method that labcore does not read."""
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
-    if not stored:
+    if stored is None or stored == {}:
         return None
-    method = stored.get("quant_method") if isinstance(stored, dict) else stored
+    if not isinstance(stored, dict):
+        raise CheckpointError(
+            f"config.json in {folder.name} has {reprlib.repr(stored)} as its quantization_config, which is "
+            "no table of settings; fetch the config.json that belongs to these weights."
+        )
+    _method_of(stored, folder)
+    return stored
+
+
+def _method_of(stored: dict[str, Any], folder: Path) -> str:
+    method = stored.get("quant_method")
     if method not in (quant_checkpoint.METHOD, *quantized_folder.METHODS):
         raise CheckpointError(
-            f"{folder.name} is stored quantized by {method!r}; labcore reads labcore, gptq and awq, and GGUF "
-            "files, so load one of those, or the full-precision checkpoint."
+            f"{folder.name} is stored quantized by {reprlib.repr(method)}; labcore reads labcore, gptq and "
+            "awq, and GGUF files, so load one of those, or the full-precision checkpoint."
         )
-    return dict(stored)
+    return str(method)
 
 
 def _with_generation_defaults(config: ModelConfig, folder: Path) -> ModelConfig:
@@ -201,9 +209,13 @@ def _with_generation_defaults(config: ModelConfig, folder: Path) -> ModelConfig:
 
 
 def _settle_tie(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
-    """Two different matrices are not tied, whatever config.json says (transformers judges likewise)."""
+    """Two different matrices are not tied, whatever config.json says (transformers judges likewise); a head
+    of codes is another matrix than an embedding, which is never stored so."""
+    if not config.tie_word_embeddings:
+        return config
+    coded = any(name in checkpoint.tensors for name in quantized_folder.codes_of("lm_head"))
     both = weights.HEAD in checkpoint.tensors and weights.EMBEDDING in checkpoint.tensors
-    if config.tie_word_embeddings and both and not checkpoint.same(weights.HEAD, weights.EMBEDDING):
+    if coded or (both and not checkpoint.same(weights.HEAD, weights.EMBEDDING)):
         return config.with_(tie_word_embeddings=False)
     return config
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from labcore.config import ModelConfig
-from labcore.errors import CheckpointError
-from labcore.quant import choice
+from labcore.errors import CheckpointError, ConfigError
+from labcore.model import weights
+from labcore.model.assembling import settle
+from labcore.model.checkpoint import SINGLE, Checkpoint, Shape
 from labcore.quant.formats import FP8, Format, QuantizedTensor
 from labcore.quant.linear import FIELDS, QuantEmbedding, QuantLinear
 from labcore.quant.quantizing import Swap
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from labcore.model.transformer import Transformer
 
 METHOD = "labcore"
-SINGLE = "model.safetensors"
+ACTIVATIONS = (None, "token", "tensor", "static")
 
 
 def save_quantized(model: Model, folder: Path | str) -> Path:
@@ -66,36 +67,28 @@ def save_quantized(model: Model, folder: Path | str) -> Path:
     return home
 
 
-def fill(transformer: Transformer, config: ModelConfig, folder: Path, description: dict[str, Any],
+def fill(transformer: Transformer, config: ModelConfig, checkpoint: Checkpoint, description: dict[str, Any],
          device: torch.device, dtype: torch.dtype) -> None:  # fmt: skip
     """Give a skeleton (shapes only) what `save_quantized` wrote.
 
-    Raises CheckpointError for a file that is missing, cut short, or not what config.json says.
+    Raises CheckpointError for a file that is not what config.json says.
     """
     try:
         layers = description["layers"]
-        with safe_open(folder / SINGLE, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        checkpoint.check(_expected(transformer, layers, checkpoint))
         swap = Swap()
         for name, about in layers.items():
-            swap.put(transformer, name, _layer(name, about, tensors))
-        _place(transformer, tensors, dtype)
-    except (SafetensorError, OSError) as error:
+            old = transformer.get_submodule(name)
+            swap.put(transformer, name, _layer(name, (old.out_features, old.in_features), about, checkpoint))  # type: ignore[arg-type]
+        _place(transformer, checkpoint, dtype)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ConfigError) as error:
         raise CheckpointError(
-            f"{folder.name}/{SINGLE} is missing, corrupt or cut short ({error}); save the model again."
-        ) from None
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder.name} does not hold what its config.json says ({error}); save the model again."
+            f"{checkpoint.folder.name} does not hold what its config.json says ({error}); save the model "
+            "again."
         ) from None
     if config.tie_word_embeddings and isinstance(transformer.lm_head, QuantLinear):
         transformer.embed_tokens = QuantEmbedding(transformer.lm_head, dtype)
-    transformer.tie()
-    transformer.reset_rope()
-    transformer.to(device)
-    transformer.tie()
-    transformer.requires_grad_(False)
-    choice.prepare(device)
+    settle(transformer, device)
 
 
 def _layers(transformer: nn.Module) -> dict[str, QuantLinear]:
@@ -124,34 +117,68 @@ def _stored(transformer: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _layer(name: str, about: dict[str, Any], tensors: dict[str, Tensor]) -> QuantLinear:
-    """One layer of codes, taken out of the tensors."""
-    parts = {field: tensors.pop(f"{name}.{field}", None) for field in FIELDS}
+def _expected(
+    transformer: Transformer, layers: dict[str, Any], checkpoint: Checkpoint
+) -> dict[str, Shape | None]:
+    """Every tensor by our names: plain parameters, and of each layer of codes what its format has."""
+    expected: dict[str, Shape | None] = {
+        name: tuple(parameter.shape) for name, parameter in weights.parameters_of(transformer).items()
+    }
+    if transformer.config.tie_word_embeddings and "lm_head" in layers:
+        del expected["embed_tokens.weight"]  # read back from the head's codes
+    for name, about in layers.items():
+        old, shape = transformer.get_submodule(name), (about["rows"], about["columns"])
+        if not isinstance(old, nn.Linear) or shape != (old.out_features, old.in_features):
+            raise ValueError(f"{name} is no matrix of {shape[0]} × {shape[1]} in this model")
+        expected.pop(f"{name}.weight", None)
+        fmt = Format.parse(about["format"])
+        needed = ["codes", "scale"] + ([] if fmt.symmetric else ["zero"])
+        for field in FIELDS:
+            stored = f"{name}.{field}" in checkpoint.tensors
+            if field in needed or (stored and field not in ("zero", "bias")):
+                expected[f"{name}.{field}"] = None
+    return expected
+
+
+def _layer(name: str, shape: tuple[int, int], about: dict[str, Any], checkpoint: Checkpoint) -> QuantLinear:
+    """One layer of codes. QuantLinear copies what it is given, so that nothing stays mapped."""
+    paths = {field: f"{name}.{field}" for field in FIELDS}
+    parts = {field: checkpoint.read(path) for field, path in paths.items() if path in checkpoint.tensors}
     fmt = Format.parse(about["format"])
-    shape = (int(about["rows"]), int(about["columns"]))
-    codes, scale = parts.pop("codes"), parts.pop("scale")
-    if codes is None or scale is None:
-        raise KeyError(f"{name} lacks its codes or its scales")
-    if scale.shape != fmt.grid_shape(*shape) or codes.numel() != shape[0] * shape[1] * fmt.bits // 8:
+    codes, scale, zero = parts.pop("codes"), parts.pop("scale"), parts.pop("zero", None)
+    fits = all(tensor is None or tensor.shape == fmt.grid_shape(*shape) for tensor in (scale, zero))
+    if not fits or codes.numel() != shape[0] * shape[1] * fmt.bits // 8:
         raise ValueError(f"{name} has codes {list(codes.shape)} and scales {list(scale.shape)}")
+    if about["activations"] not in ACTIVATIONS:
+        raise ValueError(f"{name} has activations {about['activations']!r}")
+    _ensure_inputs(name, shape, fmt, parts)
     codes = codes.view(FP8[fmt.dtype]) if fmt.dtype in FP8 else codes
-    weight = QuantizedTensor(shape, fmt, codes, scale, parts.pop("zero"), parts.pop("offset"))
+    weight = QuantizedTensor(shape, fmt, codes, scale, zero, parts.pop("offset", None))
     return QuantLinear(weight, activations=about["activations"], **parts)
 
 
-def _place(transformer: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """What is not quantized, into its parameters."""
-    parameters = dict(transformer.named_parameters(remove_duplicate=True))
-    tied = bool(transformer.config.tie_word_embeddings)  # type: ignore[union-attr]
-    if tied and isinstance(transformer.lm_head, QuantLinear):
-        parameters.pop("embed_tokens.weight", None)  # read back from the head's codes
-    if parameters.keys() != tensors.keys():
-        odd = sorted(parameters.keys() ^ tensors.keys())
-        raise KeyError(f"{odd[0]} is missing or has no place")
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
-            raise ValueError(f"{name} has shape {list(tensors[name].shape)}, not {list(parameter.shape)}")
-        home, _, leaf = name.rpartition(".")
-        setattr(
-            transformer.get_submodule(home), leaf, nn.Parameter(tensors[name].to(dtype), requires_grad=False)
-        )
+def _ensure_inputs(name: str, shape: tuple[int, int], fmt: Format, parts: dict[str, Tensor]) -> None:
+    """Kernels follow these without a look, so that all must have their shapes and lie among the columns."""
+    rows, columns = shape
+    order, outliers = parts.get("order"), parts.get("outliers")
+    count = 0 if outliers is None else outliers.numel()
+    wanted = {
+        "offset": fmt.grid_shape(*shape), "smooth": (columns,), "order": (columns,), "outliers": (count,),
+        "outlier_weight": (rows, count),
+    }  # fmt: skip
+    for field, size in wanted.items():
+        if field in parts and tuple(parts[field].shape) != size:
+            raise ValueError(f"{name}.{field} has shape {list(parts[field].shape)}, not {list(size)}")
+    if order is not None and not torch.equal(order.long().sort().values, torch.arange(columns)):
+        raise ValueError(f"{name}.order is no order of its {columns} columns")
+    if outliers is not None and not ((outliers >= 0) & (outliers < columns)).all():
+        raise ValueError(f"{name}.outliers lie outside of its {columns} columns")
+
+
+def _place(transformer: Transformer, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """What is not quantized, into its parameters: copied, so that nothing stays mapped."""
+    for name in weights.parameters_of(transformer):
+        if name in checkpoint.tensors:
+            home, _, leaf = name.rpartition(".")
+            plain = nn.Parameter(checkpoint.read(name).to(dtype, copy=True), requires_grad=False)
+            setattr(transformer.get_submodule(home), leaf, plain)

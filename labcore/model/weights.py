@@ -68,6 +68,12 @@ def places(config: ModelConfig, parameters: dict[str, Tensor]) -> dict[str, Plac
     return found
 
 
+def shapes(config: ModelConfig, skeleton: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that a plain checkpoint of this model holds, by its Hugging Face name."""
+    parameters = parameters_of(skeleton)
+    return {name: tuple(place.of(parameters).shape) for name, place in places(config, parameters).items()}
+
+
 def _rows(config: ModelConfig, part: str, rows: int) -> tuple[int, int]:
     queries = config.num_attention_heads * config.head_dim
     keys = queries + config.num_key_value_heads * config.head_dim

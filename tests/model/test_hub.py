@@ -19,6 +19,7 @@ from labcore.errors import HubError
 from labcore.model import hub
 from tests import checkpoints
 from tests.model.hub_server import COMMIT, FakeHub, serve
+from tests.quant import foreign_folders
 
 pytest.importorskip("huggingface_hub")
 CLIENT = Path(__file__).with_name("hub_client.py")
@@ -45,11 +46,15 @@ def client(home: Path, endpoint: str, *sources: str, **settings: str) -> dict[st
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("hub")
-    folders = {name: root / name for name in ("tiny", "shards", "pickle", "empty", "bare", "gpt2", "huge")}
+    folders = {
+        name: root / name for name in ("tiny", "shards", "gptq", "pickle", "empty", "bare", "gpt2", "huge")
+    }
     checkpoints.write("llama", folders["tiny"])
     (folders["tiny"] / "pytorch_model.bin").write_bytes(b"never fetched")
     (folders["tiny"] / "consolidated.safetensors").write_bytes(b"never fetched either")
     checkpoints.write("qwen3", folders["shards"], shard_size="100KB")
+    foreign_folders.write(folders["gptq"], "gptq")
+    foreign_folders.as_auto_gptq(folders["gptq"])
     for name in ("pickle", "empty", "gpt2", "huge"):
         folders[name].mkdir()
         config = (folders["tiny"] / "config.json").read_text()
@@ -77,6 +82,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SOURCES = (
     "lab/tiny",
     "lab/shards",
+    "lab/gptq",
     f"lab/tiny@{COMMIT}",
     "lab/tiny@v9",
     "lab/gated",
@@ -91,7 +97,7 @@ def outcomes(server: FakeHub, home: Path) -> dict[str, Any]:
     return client(home, server.url, *SOURCES)
 
 
-@pytest.mark.parametrize("source", ["lab/tiny", "lab/shards", f"lab/tiny@{COMMIT}"])
+@pytest.mark.parametrize("source", ["lab/tiny", "lab/shards", "lab/gptq", f"lab/tiny@{COMMIT}"])
 def test_a_model_is_fetched_and_is_the_same_as_its_folder(
     outcomes: dict[str, Any], repos: dict[str, Path], source: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import Tensor
 
 import labcore
@@ -19,10 +19,10 @@ from labcore.errors import CheckpointError
 from labcore.model import Model, save_quantized, weights
 from labcore.model.gguf_file import gguf_name
 from labcore.model.gguf_writing import write_gguf
-from labcore.quant.foreign import from_awq, from_gptq
 from labcore.quant.gguf_blocks import BLOCKS, from_blocks
-from labcore.quant.linear import QuantLinear, Stacked
 from tests import checkpoints
+from tests.quant import foreign_folders
+from tests.quant.foreign_folders import edit
 
 gguf = pytest.importorskip("gguf")
 TOKENS = [[1, 5, 9, 20, 7, 33, 250, 8, 8, 40]]
@@ -86,7 +86,7 @@ def test_damage_to_our_own_is_told(tmp_path: Path) -> None:
         labcore.load(home)
     del layers["layers.0.mlp.down_proj"]
     (home / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="is missing or has no place"):
+    with pytest.raises(CheckpointError, match=r"lacks layers\.0\.mlp\.down_proj\.weight"):
         labcore.load(home)
     whole = (home / "model.safetensors").read_bytes()
     (home / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -94,156 +94,61 @@ def test_damage_to_our_own_is_told(tmp_path: Path) -> None:
         labcore.load(home)
 
 
-# GPTQ and AWQ: packed here as their tools' documents say, apart from what labcore does
-
-
-def packed_along_rows(codes: np.ndarray, bits: int, order: tuple[int, ...] | None = None) -> Tensor:
-    """(n, m) codes -> (n, m * bits / 32) int32, a loop over the places."""
-    each = 32 // bits
-    out = np.zeros((codes.shape[0], codes.shape[1] // each), dtype=np.uint32)
-    for place in range(each):
-        column = place if order is None else order[place]
-        out |= codes[:, column::each].astype(np.uint32) << np.uint32(bits * place)
-    return torch.from_numpy(out.view(np.int32).copy())
-
-
-class Foreign:
-    """One matrix quantized at random: its codes, and what they stand for."""
-
-    def __init__(
-        self, rows: int, columns: int, group: int, bits: int, seed: int, g_idx: np.ndarray | None = None
-    ):
-        rng = np.random.default_rng(seed)
-        self.q = rng.integers(0, 2**bits, (columns, rows))
-        self.zero = rng.integers(1, 2**bits, (columns // group, rows))
-        self.scale = (rng.random((columns // group, rows)) * 0.02 + 0.005).astype(np.float16)
-        self.g_idx = np.arange(columns) // group if g_idx is None else g_idx
-        dense = (self.q - self.zero[self.g_idx]) * self.scale.astype(np.float32)[self.g_idx]
-        self.weight = torch.from_numpy(dense.T.astype(np.float32))  # (rows, columns)
-
-    def gptq(self, bits: int) -> dict[str, Tensor]:
-        return {
-            "qweight": packed_along_rows(self.q.T, bits).T.contiguous(),
-            "qzeros": packed_along_rows(self.zero - 1, bits),
-            "scales": torch.from_numpy(self.scale),
-            "g_idx": torch.from_numpy(self.g_idx.astype(np.int32)),
-        }
-
-    def awq(self) -> dict[str, Tensor]:
-        order = (0, 2, 4, 6, 1, 3, 5, 7)
-        return {
-            "qweight": packed_along_rows(self.q, 4, order),
-            "qzeros": packed_along_rows(self.zero, 4, order),
-            "scales": torch.from_numpy(self.scale),
-        }
-
-
-@given(st.sampled_from([8, 24, 64]), st.sampled_from([(32, 16), (64, 64), (96, 32)]), st.sampled_from([4, 8]),
-       st.booleans(), st.integers(0, 999))  # fmt: skip
-def test_gptq_codes_stand_for_what_their_tool_says(
-    rows: int, columns: tuple[int, int], bits: int, shuffled: bool, seed: int
-) -> None:
-    width, group = columns
-    g_idx = np.arange(width) // group
-    if shuffled:
-        np.random.default_rng(seed).shuffle(g_idx)
-    made = Foreign(rows, width, group, bits, seed, g_idx)
-    held, order = from_gptq(**made.gptq(bits), bits=bits, group=group)
-    layer = QuantLinear(held, order=order)
-    torch.testing.assert_close(layer.dense(), made.weight)
-    x = torch.randn(3, width)
-    torch.testing.assert_close(layer.reference(x), x @ made.weight.T, rtol=1e-4, atol=1e-4)
-
-
-@given(st.sampled_from([8, 24, 64]), st.sampled_from([(32, 16), (64, 64)]), st.integers(0, 999))
-def test_awq_codes_stand_for_what_their_tool_says(rows: int, columns: tuple[int, int], seed: int) -> None:
-    made = Foreign(rows, *columns, 4, seed)
-    held = from_awq(**made.awq(), group=columns[1])
-    torch.testing.assert_close(held.dequantize(), made.weight)
-
-
-def foreign_folder(tmp_path: Path, method: str, **settings: Any) -> tuple[Path, dict[str, Tensor]]:
-    """A checkpoint whose linear layers are of this method, and the plain weights it stands for."""
-    model = small(tmp_path)
-    stored: dict[str, Tensor] = {}
-    plain: dict[str, Tensor] = {}
-    for seed, (name, tensor) in enumerate(weights.to_hugging_face(model.transformer, model.config).items()):
-        if "_proj" not in name:
-            stored[name] = plain[name] = tensor.clone()
-            continue
-        made = Foreign(*tensor.shape, 32, 4, seed)
-        plain[name] = made.weight
-        parts = made.gptq(4) if method == "gptq" else made.awq()
-        stored |= {f"{name.removesuffix('weight')}{part}": value for part, value in parts.items()}
-    home = tmp_path / method
-    home.mkdir()
-    save_file(stored, home / "model.safetensors")
-    config = json.loads((tmp_path / "plain" / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 32} | settings
-    (home / "config.json").write_text(json.dumps(config))
-    return home, plain
-
-
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_a_whole_checkpoint_of_others(tmp_path: Path, method: str) -> None:
-    home, plain = foreign_folder(tmp_path, method)
-    wanted = labcore.load(tmp_path / "plain")
-    for name, place in weights.places(wanted.config, weights.parameters_of(wanted.transformer)).items():
-        place.of(weights.parameters_of(wanted.transformer)).copy_(plain[name])
-    found = labcore.load(home)
-    assert found.recipe == method
-    assert isinstance(found.transformer.layers[0].attention.qkv_proj, QuantLinear)  # type: ignore[union-attr]
-    found.transformer.fast = wanted.transformer.fast = False
-    torch.testing.assert_close(
-        labcore.logits(found, TOKENS), labcore.logits(wanted, TOKENS), rtol=1e-3, atol=1e-3
-    )
-    assert found.weight_bytes < 0.5 * wanted.weight_bytes
-
-
-def test_parts_that_disagree_stand_side_by_side(tmp_path: Path) -> None:
-    home, _ = foreign_folder(tmp_path, "gptq")
-    from safetensors.torch import load_file
-
-    stored = load_file(home / "model.safetensors")
-    name = "model.layers.1.self_attn.k_proj"
-    made = Foreign(32, 64, 32, 4, 77, np.random.default_rng(5).permutation(np.arange(64) // 32))
-    stored |= {f"{name}.{part}": value for part, value in made.gptq(4).items()}
-    save_file(stored, home / "model.safetensors")
-    model = labcore.load(home)
-    layer = model.transformer.layers[1].attention.qkv_proj  # type: ignore[union-attr]
-    assert isinstance(layer, Stacked)
-    x = torch.randn(2, 64)
-    torch.testing.assert_close(layer.parts[1].reference(x), x @ made.weight.T, rtol=1e-4, atol=1e-4)  # type: ignore
-    assert len(labcore.generate(model, [1, 2, 3], max_new_tokens=4, ignore_eos=True).tokens) == 4
-    with pytest.raises(CheckpointError, match="held in parts"):
-        save_quantized(model, tmp_path / "saved")
-
-
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("changes", "message"),
     [
-        ({"bits": 3}, "has 3-bit GPTQ codes"),
-        ({"bits": 8}, "do not fit 8 bits"),
-        ({"group_size": 128}, "do not fit 4 bits in groups of 128"),
-        ({"quant_method": "bitsandbytes"}, "stored quantized by 'bitsandbytes'; labcore reads"),
-        ({"quant_method": "awq", "version": "gemv"}, "version 'gemv'"),
+        ({"layers.1.attention.qkv_proj.bias": None}, r"lacks layers\.1\.attention\.qkv_proj\.bias of the"),
+        ({"layers.1.attention.qkv_proj.zero": None}, r"lacks layers\.1\.attention\.qkv_proj\.zero of the"),
+        (
+            {"layers.1.attention.o_proj.bias": torch.ones(64)},
+            r"holds layers\.1\.attention\.o_proj\.bias that",
+        ),
+        ({"embed_tokens.weight": None}, r"lacks embed_tokens\.weight of the"),
+        ({"lm_head.weight": torch.ones(320, 64)}, r"holds lm_head\.weight that"),
+        (
+            {"layers.0.mlp.down_proj.order": torch.arange(96) + 1},
+            r"down_proj\.order is no order of its 96 colu",
+        ),
     ],
 )
-def test_packings_that_are_not_read(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    home, _ = foreign_folder(tmp_path, "gptq", **settings)
+def test_every_tensor_of_our_own_is_there_and_has_a_place(
+    tmp_path: Path, changes: dict[str, Tensor | None], message: str
+) -> None:
+    model = small(tmp_path, "qwen2")
+    labcore.quantize(model, "int4:group=16,symmetric=false", progress=False)
+    edit(save_quantized(model, tmp_path / "saved"), **changes)
     with pytest.raises(CheckpointError, match=message):
-        labcore.load(home)
+        labcore.load(tmp_path / "saved")
 
 
-def test_codes_without_scales(tmp_path: Path) -> None:
-    home, _ = foreign_folder(tmp_path, "awq")
-    from safetensors.torch import load_file
+# All kinds
 
-    stored = load_file(home / "model.safetensors")
-    del stored["model.layers.0.mlp.up_proj.scales"]
-    save_file(stored, home / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks model.layers.0.mlp.up_proj.scales"):
-        labcore.load(home)
+
+def written(kind: str, home: Path) -> Path:
+    """A tiny model of one kind: what to load."""
+    if kind in ("gptq", "awq"):
+        foreign_folders.write(home, kind)
+        return home
+    checkpoints.write("llama", home, shard_size="100KB" if kind == "shards" else "1GB")
+    if kind in ("plain", "shards"):
+        return home
+    model = labcore.load(home)
+    if kind.startswith("gguf"):
+        return write_gguf(model, home / "model.gguf", kind.removeprefix("gguf-"))
+    labcore.quantize(model, "int4:group=16", progress=False)
+    return save_quantized(model, home)
+
+
+@pytest.mark.parametrize("kind", ["plain", "shards", "own", "gptq", "awq", "gguf-f32", "gguf-q4_0"])
+def test_a_file_that_is_cut_short_while_it_is_served(tmp_path: Path, kind: str) -> None:
+    """Nothing of it is mapped any more: reading such memory would end the process (SIGBUS)."""
+    model = labcore.load(written(kind, tmp_path), device="cpu", dtype="float32")
+    if (maps := Path("/proc/self/maps")).exists():
+        assert str(tmp_path) not in maps.read_text()
+    before = labcore.generate(model, [1, 2, 3], max_new_tokens=4, ignore_eos=True).tokens
+    for path in (*tmp_path.glob("*.safetensors"), *tmp_path.glob("*.gguf")):
+        os.truncate(path, 0)
+    assert labcore.generate(model, [1, 2, 3], max_new_tokens=4, ignore_eos=True).tokens == before
 
 
 # GGUF
@@ -325,6 +230,21 @@ def test_files_that_are_not_read(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(CheckpointError, match="stored as Q5_0; labcore reads F32"):
         labcore.load(odd)
+
+
+def test_every_tensor_of_a_file_is_there_and_has_a_place(tmp_path: Path) -> None:
+    path = write_gguf(small(tmp_path, "qwen2"), tmp_path / "model.gguf", "f32")
+    whole = path.read_bytes()
+    for name, other, message in [
+        (b"blk.1.attn_k.bias", b"blk.1.attn_k.bios", r"model\.gguf lacks blk\.1\.attn_k\.bias of the"),
+        (b"output_norm.weight", b"output_morn.weight", r"lacks output_norm\.weight of the"),
+    ]:
+        path.write_bytes(whole.replace(name, other))
+        with pytest.raises(CheckpointError, match=message):
+            labcore.load(path)
+    path.write_bytes(whole.replace(b"qwen2.block_count\4\0\0\0\3", b"qwen2.block_count\4\0\0\0\2"))
+    with pytest.raises(CheckpointError, match=r"holds blk\.2\..+ that its metadata has no place for"):
+        labcore.load(path)
 
 
 def test_models_that_are_not_written(tmp_path: Path) -> None:
