@@ -106,7 +106,7 @@ def entry(name: str) -> Architecture:
 def _shape_only(row: Mapping[str, Any]) -> ModelConfig:
     """A configuration that is counted and never run, its parts included."""
     parts: dict[str, Any] = {"latent": Latent, "experts": Experts}
-    built = {name: parts[name](**row[name]) for name in parts if name in row}
+    built = {name: parts[name](**row[name]) for name in parts if row.get(name) is not None}
     return ModelConfig(**{**row, **built})
 
 

@@ -20,9 +20,13 @@ def forecast(
     prompt: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a prompt (default: the context).")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of weights and activations: float16, float32, …")] = "float16",
+    dtype: Annotated[str, typer.Option(help="Of the weights: float16, float32, int8, int4, …")] = "float16",
     weight_bits: Annotated[float | None, typer.Option(help="Bits of a weight, scales included.")] = None,
     cache_bits: Annotated[float | None, typer.Option(help="Bits of a number in the cache.")] = None,
+    activation_dtype: Annotated[
+        str | None,
+        typer.Option(help="Round activations too (w8a8): int8 or float8. Left out: products in 16 bits."),
+    ] = None,
     tpot_ms: Annotated[
         float | None, typer.Option(help="Find the best batch within so many ms a token.")
     ] = None,
@@ -35,7 +39,7 @@ def forecast(
     machine: Any = catalog.gpu(gpu) if gpu else _this_machine()
     wanted: dict[str, Any] = {
         "batch": batch, "context": context, "prompt": prompt, "dtype": dtype,
-        "weight_bits": weight_bits, "cache_bits": cache_bits,
+        "weight_bits": weight_bits, "cache_bits": cache_bits, "activation_dtype": activation_dtype,
     }  # fmt: skip
     if tpot_ms is None:
         found = room.forecast(config, machine, **wanted)

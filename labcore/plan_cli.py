@@ -20,6 +20,9 @@ def plan(
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     context: Annotated[int, typer.Option(help="Tokens each of them holds.")] = 4096,
     dtype: Annotated[str, typer.Option(help="Of the weights: float16, int8, int4, …")] = "float16",
+    weight_bits: Annotated[
+        float | None, typer.Option(help="Bits of a weight in the layers' matrices, scales included.")
+    ] = None,
     cache_bits: Annotated[
         float | None, typer.Option(help="Bits of a number in the cache, scales included.")
     ] = None,
@@ -35,8 +38,8 @@ def plan(
 
     config = catalog.architecture(model)
     wanted: dict[str, Any] = {
-        "context": context, "dtype": dtype, "cache_bits": cache_bits, "block_size": block_size,
-        "reserve": reserve, "shared_prefix": shared_prefix,
+        "context": context, "dtype": dtype, "weight_bits": weight_bits, "cache_bits": cache_bits,
+        "block_size": block_size, "reserve": reserve, "shared_prefix": shared_prefix,
     }  # fmt: skip
     console = Console()
     if gpu is None:
@@ -60,7 +63,7 @@ def _plan_table(model: str, found: memory.MemoryPlan) -> Table:
     table.add_column("GB", justify="right")
     table.add_column("share", justify="right")
     parts = {
-        f"weights, {wanted.dtype}": found.weights,
+        f"weights, {_stored(wanted)}": found.weights,
         f"cache, {wanted.bits:g} bits": found.cache,
         "allocated and not filled": found.waste,
         "activations": found.activations,
@@ -71,6 +74,10 @@ def _plan_table(model: str, found: memory.MemoryPlan) -> Table:
     for name, value in parts.items():
         table.add_row(name, f"{value / 1e9:.2f}", f"{value / found.memory_bytes:.0%}")
     return table
+
+
+def _stored(wanted: memory.Deployment) -> str:
+    return wanted.dtype if wanted.weight_bits is None else f"{wanted.weight_bits:g} bits"
 
 
 def _fits_table(model: str, context: int, rows: list[memory.Fit]) -> Table:

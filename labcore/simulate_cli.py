@@ -32,7 +32,11 @@ def simulate(
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests that a replica runs at once.")] = 256,
     token_budget: Annotated[int, typer.Option(min=1, help="Tokens of a step.")] = 512,
     chunked: Annotated[bool, typer.Option(help="Prompts may be computed in parts.")] = True,
-    dtype: Annotated[str, typer.Option(help="Of weights and activations: float16, float32, …")] = "float16",
+    dtype: Annotated[str, typer.Option(help="Of the weights: float16, float32, int8, int4, …")] = "float16",
+    activation_dtype: Annotated[
+        str | None,
+        typer.Option(help="Round activations too (w8a8): int8 or float8. Left out: products in 16 bits."),
+    ] = None,
     overhead_ms: Annotated[float, typer.Option(min=0, help="Of a step beside the roofs.")] = 0.0,
     ttft_ms: Annotated[float | None, typer.Option(help="Promised time to first token.")] = None,
     tpot_ms: Annotated[float | None, typer.Option(help="Promised time a token.")] = None,
@@ -56,7 +60,7 @@ def simulate(
     )  # fmt: skip
     settings = Settings(
         policy, max_num_seqs=max_num_seqs, token_budget=token_budget, chunked=chunked,
-        overhead_s=overhead_ms / 1e3, numbers=Numbers(dtype),
+        overhead_s=overhead_ms / 1e3, numbers=Numbers(dtype, activation_dtype=activation_dtype),
     )  # fmt: skip
     promised = [None if ms is None else ms / 1e3 for ms in (ttft_ms, tpot_ms)]
     slo = Slo(*promised) if any(seconds is not None for seconds in promised) else None

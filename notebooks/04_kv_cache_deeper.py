@@ -89,8 +89,8 @@ lab.memory_tetris("llama-2-7b", "a10")
 
 # %% tags=["keep_output", "nbval-check-output"]
 names = [
-    "llama-2-7b", "llama-2-13b", "llama-2-70b", "mistral-7b", "llama-3-8b", "opt-30b", "opt-175b",
-    "falcon-40b", "gemma-3-27b", "deepseek-v3",
+    "llama-2-7b", "llama-2-13b", "llama-2-70b", "mistral-7b-v0.1", "mistral-7b", "llama-3-8b", "opt-30b",
+    "opt-175b", "falcon-40b", "gemma-3-27b", "deepseek-v3",
 ]  # fmt: skip
 lab.text_table(lab.kv_rows({name: labcore.catalog.architecture(name) for name in names}, context=32_768))
 

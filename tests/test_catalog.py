@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,59 @@ def test_shape_counts_to_the_stated_parameters(name: str) -> None:
     exact = entry.parameters % 1_000_000 != 0
     assert counted == entry.parameters if exact else abs(counted / entry.parameters - 1) < 0.035
     assert entry.source
+
+
+# What a config.json states of a model that is run; and what enters a count of one that is only drawn.
+EVERY = {
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "intermediate_size", "vocab_size", "max_position_embeddings", "tie_word_embeddings",
+    "attention_bias", "o_proj_bias", "mlp_bias", "qk_norm", "sliding_window", "sliding_window_pattern",
+}  # fmt: skip
+NORM_AND_POSITIONS = {"rms_norm_eps", "rope_theta"}
+RUN = EVERY | NORM_AND_POSITIONS | {"rope_scaling", "hidden_act", "bos_token_id", "eos_token_id"}
+ROTARY = ("gemma2", "gemma3", "phi3", "mixtral", "qwen3_moe", "deepseek")
+
+
+def _row(name: str) -> dict[str, Any]:
+    text = (catalog.data_dir() / "catalog" / "architectures.json").read_text(encoding="utf-8")
+    row: dict[str, Any] = json.loads(text)["architectures"][name]
+    return row
+
+
+@pytest.mark.parametrize("name", catalog.architectures())
+def test_no_row_leaves_a_field_to_a_default(name: str) -> None:
+    row, entry = _row(name)["config"], catalog.entry(name)
+    wanted = RUN if entry.runnable else EVERY | {"latent", "experts"}
+    if row["model_type"] in ("qwen2", "qwen3"):
+        wanted = wanted | {"use_sliding_window"}
+    if row["model_type"] in ROTARY:
+        wanted = wanted | NORM_AND_POSITIONS
+    assert not wanted - set(row), "state these fields in the row, as null where the model has none"
+
+
+@pytest.mark.parametrize("name", catalog.architectures())
+def test_what_a_row_states_is_what_is_read(name: str) -> None:
+    row, config = _row(name)["config"], catalog.architecture(name)
+    read = config.to_dict()
+    window = row["sliding_window"]
+    for field in (EVERY | NORM_AND_POSITIONS) & set(row) - {"max_position_embeddings"}:
+        assert read[field] == row[field], field
+    cut = window is not None and catalog.entry(name).runnable  # the engine's context ends at its window
+    longest = row["max_position_embeddings"]
+    assert config.max_position_embeddings == (min(longest, window) if cut else longest)
+    for part in ("latent", "experts"):
+        assert read[part] == row.get(part), part
+
+
+def test_rows_that_defaults_had_filled_in() -> None:
+    mistral, first = catalog.architecture("mistral-7b"), catalog.architecture("mistral-7b-v0.1")
+    assert (mistral.sliding_window, mistral.max_position_embeddings) == (None, 32_768)
+    assert (first.sliding_window, first.windowed_layers, first.rope_theta) == (4096, 32, 10_000.0)
+    for size, eps in {"7b": 1e-6, "14b": 1e-5, "32b": 1e-5}.items():
+        assert catalog.architecture(f"qwen2.5-{size}").rms_norm_eps == eps
+    phi = catalog.architecture("phi-4")
+    assert (phi.rms_norm_eps, phi.rope_theta, phi.sliding_window) == (1e-5, 250_000.0, None)
+    assert catalog.architecture("deepseek-v2-lite").max_position_embeddings == 163_840
 
 
 def test_runnable_shapes_are_of_families_the_engine_has() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labcore import catalog
+from labcore.config import ModelConfig
 from labcore.generation.trace import Trace
 from labcore.lab import live, session
 from labcore.lab.display import finding, show, table
@@ -16,6 +17,8 @@ from labcore.lab.results import DECODE_RATE
 from labcore.lab.units import gigabytes, seconds, si, significant
 from labcore.lab.widgets.common import Explorer, View, slider
 from labcore.model import Model
+from labcore.perf import memory
+from labcore.perf.costs import kv_bytes_per_token, num_parameters, weight_bytes
 from labcore.perf.predict import Machine, Napkin, ideal_terms, machine_from_gpu
 from labcore.perf.predict import napkin as plan_on_napkin
 from labcore.perf.roofline import Roofs
@@ -256,10 +259,14 @@ def floor_finding(plan: Napkin, tpot_s: float) -> str:
     return f"{head} The rest is not reading: above all it is starting many small operations (lesson 5)."
 
 
+def _tokens_in(config: ModelConfig, room: int) -> int:
+    """Tokens of one sequence whose cache takes so many bytes; windowed layers stop growing."""
+    beside = Machine("", weight_bytes(config) + room, 1.0)
+    return memory.largest_context(memory.plan(config, beside, lean=True))
+
+
 def catalogue_rows(names: Sequence[str]) -> list[dict[str, str]]:
     """Weights and cache of published models in float16, as exact text."""
-    from labcore.perf.costs import kv_bytes_per_token, num_parameters, weight_bytes
-
     rows = []
     for name in names:
         config = catalog.architecture(name)
@@ -269,6 +276,6 @@ def catalogue_rows(names: Sequence[str]) -> list[dict[str, str]]:
             "parameters": f"{num_parameters(config):,}",
             "weights": gigabytes(weight_bytes(config)),
             "cache per token (bytes)": f"{kv_bytes:,}",
-            "tokens of cache that weigh as much": f"{weight_bytes(config) // kv_bytes:,}",
+            "tokens of cache that weigh as much": f"{_tokens_in(config, weight_bytes(config)):,}",
         })  # fmt: skip
     return rows

@@ -66,7 +66,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Two phases of a model on one machine. dtype: multiplied in."""
+    """Two phases of a model on one machine. dtype: what the weights are multiplied in."""
 
     machine: Machine
     dtype: str
@@ -131,7 +131,7 @@ def roofline_of(
     machine = replace(machine, by_rows={})
     prefill = _phase("prefill", config, machine, batch, context, context, dtype)
     decode = _phase("decode", config, machine, batch, context, 1, dtype)
-    return Roofline(machine, dtype, prefill, decode, tuple(measured))
+    return Roofline(machine, machine.product_dtype(dtype), prefill, decode, tuple(measured))
 
 
 def _phase(

@@ -22,7 +22,7 @@ from labcore.lab.units import seconds as as_time
 from labcore.lab.units import si, significant
 from labcore.lab.weight_methods import Methods, fresh
 from labcore.model import Model
-from labcore.perf.costs import kv_bytes_per_token, weight_bytes
+from labcore.perf.costs import kv_bytes, weight_bytes
 from labcore.perf.predict import ideal_step
 from labcore.perf.timing import measure
 from labcore.quant import Format, QuantLinear, quantize, quantize_tensor
@@ -267,7 +267,7 @@ def paper_steps(
                 **{f"{dtype} (ms)": f"{seconds * 1e3:.2f}" for dtype, seconds in times.items()},
                 "int4 is faster by": f"{times['float16'] / times['int4']:.2f}×",
                 "weights smaller by": f"{whole / weight_bytes(config, 'int4'):.2f}×",
-                "cache (GB)": f"{batch * context * kv_bytes_per_token(config, 'float16') / 1e9:.2f}",
+                "cache (GB)": f"{batch * kv_bytes(config, context, 'float16') / 1e9:.2f}",
             }
         )
     return rows

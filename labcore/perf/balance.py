@@ -12,9 +12,9 @@ from typing import Any
 from labcore.catalog import GPU
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
-from labcore.perf.dtypes import bytes_per_element
+from labcore.perf.dtypes import activation_dtype, bytes_per_element
 from labcore.perf.peaks import Machine, as_machine
-from labcore.perf.sizes import kv_bytes_per_token, num_parameters, weight_bytes
+from labcore.perf.sizes import kv_bytes, kv_bytes_per_token, num_parameters, weight_bytes
 
 
 def attainable(machine: Machine | GPU, intensity: float, dtype: object = "float16") -> float:
@@ -38,25 +38,34 @@ def critical_batch(
 def balance_batch(
     config: ModelConfig, context: int, dtype: object = "float16", cache_dtype: object = "float16"
 ) -> float:
-    """Sequences of `context` tokens whose caches are together as large as the weights: W / (t * kv)."""
+    """Sequences of `context` tokens whose caches are together as large as the weights: W / kv(t)."""
     if context < 1:
         raise ConfigError(f"A context of {context} tokens holds nothing; it must be at least 1.")
-    return weight_bytes(config, dtype) / (context * kv_bytes_per_token(config, cache_dtype))
+    return weight_bytes(config, dtype) / kv_bytes(config, context, cache_dtype)
 
 
 def longest_compute_bound_context(
     config: ModelConfig, machine: Machine | GPU, dtype: object = "float16"
 ) -> float:
-    """The context beyond which no batch, however large, makes decode compute-bound.
+    """The context beyond which no batch, however large, makes decode compute-bound. dtype: the weights'.
 
     With ever more sequences the weights are read for nothing, and of each sequence 2 P + 4 L d t FLOP stand
-    against t * kv bytes; they balance at t = 2 P / (ridge * kv - 4 L d). Infinite where attention itself lies
-    above the ridge.
+    against t * kv bytes; they balance at t = 2 P / (ridge * kv - 4 L d). A windowed layer holds and sees no
+    more than its window: the others go on from there. Infinite where attention itself lies above the ridge,
+    and where all layers are windowed and balance is not reached within the window.
     """
-    per_token = as_machine(machine).ridge(dtype) * kv_bytes_per_token(config, dtype)
-    width = config.num_attention_heads * config.head_dim
-    left = per_token - 4 * config.num_hidden_layers * width
-    return 2 * num_parameters(config, active=True) / left if left > 0 else float("inf")
+    device, layers = as_machine(machine), config.num_hidden_layers
+    ridge = device.ridge(device.product_dtype(dtype))
+    per_token = ridge * kv_bytes_per_token(config, activation_dtype(dtype))
+    left = per_token - 4 * layers * config.num_attention_heads * config.head_dim
+    if left <= 0:
+        return float("inf")
+    tokens = 2 * num_parameters(config, active=True) / left  # were no layer windowed
+    window, windowed = config.sliding_window, config.windowed_layers
+    if window is None or tokens <= window:
+        return tokens
+    beyond = layers * tokens - windowed * window  # positions that the other layers hold between them
+    return beyond / (layers - windowed) if windowed < layers else float("inf")
 
 
 @dataclass(frozen=True)

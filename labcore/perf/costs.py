@@ -24,7 +24,7 @@ from typing import Any
 
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
-from labcore.perf.dtypes import bytes_per_element, canonical
+from labcore.perf.dtypes import activation_dtype, bytes_per_element, canonical
 from labcore.perf.operations import operations
 from labcore.perf.sizes import (
     approximate_flops,
@@ -199,7 +199,7 @@ def step_costs(
     traffic = traffic or CacheTraffic()
     cached = cached and not traffic.recomputes
     weight = bytes_per_element(dtype)
-    activation = max(weight, 2.0)
+    activation = bytes_per_element(activation_dtype(dtype))
     new = new_tokens if cached else context
     step = StepShape(
         config=config,

@@ -26,7 +26,9 @@ class Load:
 
     context: tokens a sequence holds at the step stated; prompt: tokens processed at once before (default:
     as many). overhead_s: a decode step's own, measured; a prefill's is taken as the same. weight_bits,
-    cache_bits: of a stored number, scales included, where they are narrower than dtype.
+    cache_bits: of a stored number, scales included, where they are narrower than dtype. activation_dtype:
+    what activations are rounded to (w8a8: int8 beside int8 weights); None: weights alone are narrow, and are
+    multiplied in 16 bits.
     """
 
     batch: int = 1
@@ -35,6 +37,7 @@ class Load:
     dtype: str = "float16"
     weight_bits: float | None = None
     cache_bits: float | None = None
+    activation_dtype: str | None = None
     overhead_s: float = 0.0
     usd_per_hour: float | None = None
 
@@ -90,13 +93,15 @@ def forecast(config: ModelConfig, machine: Machine | GPU, **wanted: Any) -> Fore
     prefill = step_costs(config, load.batch, prompt, prompt, **common)
     decode = step_costs(config, load.batch, load.context, **common)
     memory = plan(
-        config, found, batch=load.batch, context=load.context, dtype=load.dtype, cache_bits=load.cache_bits
-    )
+        config, found, batch=load.batch, context=load.context, dtype=load.dtype,
+        weight_bits=load.weight_bits, cache_bits=load.cache_bits,
+    )  # fmt: skip
+    timed: dict[str, Any] = {"activations": load.activation_dtype, "overhead_s": load.overhead_s}
     return Forecast(
         machine=found.name,
         load=load,
-        prefill=step_time(prefill, found, overhead_s=load.overhead_s),
-        decode=step_time(decode, found, overhead_s=load.overhead_s),
+        prefill=step_time(prefill, found, **timed),
+        decode=step_time(decode, found, **timed),
         fits=memory.fits,
         max_batch=largest_batch(memory),
         usd_per_hour=found.usd_per_hour if load.usd_per_hour is None else load.usd_per_hour,

@@ -15,7 +15,7 @@ from typing import Any
 from labcore.catalog import GPU
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError, OutOfMemory
-from labcore.perf.dtypes import bytes_per_element, canonical
+from labcore.perf.dtypes import activation_dtype, bytes_per_element, canonical
 from labcore.perf.layout import layout_of
 from labcore.perf.peaks import Machine, as_machine
 from labcore.perf.sizes import kv_bytes, weight_bytes
@@ -25,6 +25,7 @@ from labcore.perf.sizes import kv_bytes, weight_bytes
 class Deployment:
     """What is to be run. context: tokens each sequence holds.
 
+    weight_bits: of a weight in the layers' matrices, scales included, where they are narrower than dtype.
     cache_bits: of a stored number, scales included (default: the dtype's, or 16 under narrower weights).
     reserve: positions kept ready for each sequence, filled or not. block_size: paged instead; the last
     block of a sequence is half empty on average. shared_prefix: tokens that all sequences begin with, kept
@@ -36,6 +37,7 @@ class Deployment:
     batch: int = 1
     context: int = 4096
     dtype: str = "float16"
+    weight_bits: float | None = None
     cache_bits: float | None = None
     reserve: int | None = None
     block_size: int | None = None
@@ -76,7 +78,7 @@ class Deployment:
         """Bits of a stored number of the cache."""
         if self.cache_bits is not None:
             return self.cache_bits
-        return 8 * max(bytes_per_element(self.dtype), 2.0)
+        return 8 * bytes_per_element(activation_dtype(self.dtype))
 
     def sequence_bytes(self, tokens: float) -> float:
         """Cache bytes of one sequence of so many tokens (a half counts half)."""
@@ -146,7 +148,7 @@ def plan_for(deployment: Deployment, machine: Machine | GPU, *, lean: bool = Fal
         deployment=deployment,
         machine=found.name,
         memory_bytes=found.memory_bytes,
-        weights=weight_bytes(config, deployment.dtype),
+        weights=weight_bytes(config, deployment.dtype, bits=deployment.weight_bits),
         cache=round(cache),
         waste=round(waste),
         activations=0 if lean else activation_bytes(config, rows, deployment.dtype),
@@ -156,7 +158,8 @@ def plan_for(deployment: Deployment, machine: Machine | GPU, *, lean: bool = Fal
 
 def _cache(wanted: Deployment) -> tuple[float, float]:
     """(bytes that tokens need, bytes allocated beyond)."""
-    own = wanted.sequence_bytes(wanted.context) - wanted.sequence_bytes(wanted.shared_prefix)
+    # Behind a shared prefix a windowed layer fills a window of its own: no difference of two lengths.
+    own = wanted.sequence_bytes(wanted.context - wanted.shared_prefix)
     needed = wanted.sequence_bytes(wanted.shared_prefix) + wanted.batch * own
     if wanted.reserve is not None:
         return needed, wanted.batch * wanted.sequence_bytes(wanted.reserve) - needed
@@ -187,14 +190,13 @@ def activation_bytes(config: ModelConfig, rows: int, dtype: object = "float16") 
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     attention = ((heads + 2 * kv_heads) + 3 * (heads + kv_heads) + heads) * config.head_dim
     widest = max((4 if layout_of(config).gated else 3) * inner, attention)
-    return round(
-        rows * (3 * config.hidden_size + 2 * config.head_dim + widest) * max(bytes_per_element(dtype), 2.0)
-    )
+    size = bytes_per_element(activation_dtype(dtype))
+    return round(rows * (3 * config.hidden_size + 2 * config.head_dim + widest) * size)
 
 
 def logit_bytes(config: ModelConfig, batch: int, dtype: object = "float16") -> int:
     """Logits of one position a sequence, and their copy in fp32 that tokens are drawn from."""
-    size = max(bytes_per_element(dtype), 2.0)
+    size = bytes_per_element(activation_dtype(dtype))
     return round(batch * config.vocab_size * (size + (0 if canonical(dtype) == "float32" else 4)))
 
 
@@ -204,7 +206,15 @@ def largest_batch(plan: MemoryPlan) -> int:
 
 
 def largest_context(plan: MemoryPlan) -> int:
-    """Tokens a sequence may hold at this batch; 0 when not even one fits."""
+    """Tokens a sequence may hold at this batch; 0 when not even one fits.
+
+    Where all layers are windowed, and windows fit, memory sets no end: then the model's context does.
+    """
+    config = plan.deployment.shape
+    window = config.sliding_window
+    if window is not None and config.windowed_layers == config.num_hidden_layers:
+        limit = max(window, config.max_position_embeddings)
+        return _largest(plan, "context", limit=limit)
     return _largest(plan, "context", limit=1 << 28)
 
 
@@ -239,7 +249,7 @@ def nearest(found: MemoryPlan) -> Iterator[tuple[str, MemoryPlan]]:
         changes.append({"batch": batch})
     if (context := largest_context(found)) >= 1 and context < wanted.context:
         changes.append({"context": context})
-    if bytes_per_element(wanted.dtype) > 1:
+    if bytes_per_element(wanted.dtype) > 1 and wanted.weight_bits is None:
         changes.append({"dtype": "int8", "cache_bits": wanted.bits})
         changes.append({"dtype": "int4", "cache_bits": wanted.bits})
     for change in changes:

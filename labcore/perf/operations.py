@@ -16,6 +16,7 @@ from labcore.perf.layout import (
 )
 from labcore.perf.rows_experts import expert_rows
 from labcore.perf.rows_latent import latent_rows
+from labcore.perf.sizes import kv_numbers_per_layer
 from labcore.perf.step_shape import OpCost, StepShape, cache_upkeep, linear, read_held
 
 
@@ -37,7 +38,7 @@ def operations(step: StepShape) -> tuple[OpCost, ...]:
 def _cache_rows(step: StepShape) -> list[OpCost]:
     if not step.cached:
         return []
-    per_token = 2 * step.config.num_key_value_heads * step.config.head_dim
+    per_token = kv_numbers_per_layer(step.config)
     return cache_upkeep(step, step.rows * step.layers * per_token, step.batch * step.keys * per_token)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from labcore.catalog import GPU
-from labcore.perf.dtypes import format_for
+from labcore.perf.dtypes import canonical, format_for, product_dtype
 from labcore.perf.roofline import Roofs, between
 
 
@@ -16,6 +16,8 @@ class Machine:
 
     measured: the rates were achieved on this computer, not taken from a data sheet. by_rows: (rows, FLOP/s)
     of products with so few rows, where that was measured. host_bandwidth: bytes/s from the host's memory.
+    activation_dtype: what its kernels round activations to beside integer weights, whatever the recipe;
+    None: nothing.
     """
 
     name: str
@@ -26,9 +28,18 @@ class Machine:
     measured: bool = False
     by_rows: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     host_bandwidth: float | None = None
+    activation_dtype: str | None = None
+
+    def product_dtype(self, weights: object, activations: object | None = None) -> str:
+        """The format in which weights stored so are multiplied here; see `dtypes.product_dtype`."""
+        if activations is None and canonical(weights) in ("int8", "int4"):
+            activations = self.activation_dtype
+        return product_dtype(weights, activations)
 
     def flops(self, dtype: object = "float16", rows: int | None = None) -> float:
-        """FLOP/s for a dtype, of a product with so many rows (default: as many as it takes).
+        """FLOP/s of products in a dtype, with so many rows (default: as many as it takes).
+
+        Of weights that are stored in a dtype ask `product_dtype` first what they are multiplied in.
 
         Raises DeviceError when the machine states no rate that fits.
         """
@@ -61,7 +72,11 @@ def machine_from_gpu(gpu: GPU) -> Machine:
 
 
 def machine_from_roofs(roofs: Roofs, memory_bytes: int, usd_per_hour: float | None = None) -> Machine:
-    """This computer at its measured rates; memory_bytes is what a model may use of it."""
+    """This computer at its measured rates; memory_bytes is what a model may use of it.
+
+    On a CPU labcore's kernels multiply integers: they round activations to 8 bits, by whatever integer
+    weights these go.
+    """
     return Machine(
         name=roofs.device_name,
         memory_bytes=memory_bytes,
@@ -71,6 +86,7 @@ def machine_from_roofs(roofs: Roofs, memory_bytes: int, usd_per_hour: float | No
         measured=True,
         by_rows=dict(roofs.matmul_by_rows),
         host_bandwidth=roofs.host_to_device,
+        activation_dtype="int8" if roofs.device == "cpu" else None,
     )
 
 

@@ -21,10 +21,11 @@ from typing import Any
 from labcore.catalog import GPU
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError
-from labcore.perf.costs import StepCosts, kv_bytes_per_token, num_parameters, step_costs, weight_bytes
-from labcore.perf.dtypes import bytes_per_element, canonical
+from labcore.perf.costs import StepCosts, kv_bytes, num_parameters, step_costs, weight_bytes
+from labcore.perf.dtypes import activation_dtype, bytes_per_element
 from labcore.perf.peaks import Machine, as_machine, machine_from_gpu, machine_from_roofs
 from labcore.perf.sizes import parameters_touched
+from labcore.perf.step_shape import ATTENTION, OpCost
 
 __all__ = [
     "DecodeTerms",
@@ -102,26 +103,26 @@ class StepTime:
 def step_time(
     costs: StepCosts,
     machine: Machine | GPU,
-    compute_dtype: object | None = None,
     *,
+    activations: object | None = None,
     overhead_s: float = 0.0,
 ) -> StepTime:
     """The roofline's bracket for one step.
 
-    compute_dtype: format multiplied in (default: the weights'). overhead_s: what the step takes beside
-    computing and moving bytes, launches above all, as measured. Raises DeviceError for a dtype without a
-    known rate.
+    activations: what a recipe rounds them to before they meet the weights (`dtypes.product_dtype`); attention
+    multiplies them as they are. overhead_s: what the step takes beside computing and moving bytes, launches
+    above all, as measured. Raises DeviceError for a dtype without a known rate, ConfigError for activations
+    that do not go with the weights.
     """
     found = as_machine(machine)
-    dtype = compute_dtype if compute_dtype is not None else costs.dtype
-    rows = tuple(
-        OpTime(
-            op.name,
-            op.flops / found.flops(dtype, op.rows) if op.flops else 0.0,
-            op.bytes / found.bandwidth,
-        )
-        for op in costs.operations
-    )
+    narrow, plain = found.product_dtype(costs.dtype, activations), activation_dtype(costs.dtype)
+
+    def compute_s(op: OpCost) -> float:
+        if not op.flops:
+            return 0.0
+        return op.flops / found.flops(plain if op.name in ATTENTION else narrow, op.rows)
+
+    rows = tuple(OpTime(op.name, compute_s(op), op.bytes / found.bandwidth) for op in costs.operations)
     return StepTime(
         compute_s=sum(row.compute_s for row in rows),
         memory_s=costs.bytes / found.bandwidth,
@@ -141,7 +142,7 @@ class DecodeTerms:
 
     @property
     def seconds(self) -> float:
-        """B*t*kv/BW + max(2*B*P/F, W/BW).
+        """B*kv(t)/BW + max(2*B*P/F, W/BW), kv(t) the cache bytes of t tokens.
 
         The cache stands outside of the max because attention stays bound by memory at any batch (its
         intensity does not grow with it), while the weights' products do not.
@@ -159,15 +160,15 @@ def ideal_terms(
 ) -> DecodeTerms:
     """The napkin's three terms of a decode step; each sequence holds `context` tokens.
 
-    Weights narrower than 16 bits leave the cache in float16: weight-only quantization does not shrink it.
+    Weights narrower than 16 bits leave cache and arithmetic in 16 bits: alone they shorten neither.
     Of a mixture of experts those count that the batch's tokens are sent to.
     """
     _check_sizes(batch, context)
     found = as_machine(machine)
     return DecodeTerms(
         weights_s=parameters_touched(config, batch) * bytes_per_element(dtype) / found.bandwidth,
-        cache_s=batch * context * kv_bytes_per_token(config, _cache_dtype(dtype)) / found.bandwidth,
-        compute_s=2 * batch * num_parameters(config, active=True) / found.flops(dtype),
+        cache_s=batch * kv_bytes(config, context, activation_dtype(dtype)) / found.bandwidth,
+        compute_s=2 * batch * num_parameters(config, active=True) / found.flops(found.product_dtype(dtype)),
     )
 
 
@@ -220,8 +221,8 @@ def largest_batch(
 ) -> int:
     """Sequences of `context` tokens whose caches fit beside the weights; 0 when not even one does."""
     _check_sizes(1, context)
-    per_token = kv_bytes_per_token(config, _cache_dtype(dtype) if cache_dtype is None else cache_dtype)
-    return max(0, free_for_cache(config, machine, dtype)) // (context * per_token)
+    each = kv_bytes(config, context, activation_dtype(dtype) if cache_dtype is None else cache_dtype)
+    return max(0, free_for_cache(config, machine, dtype)) // each
 
 
 @dataclass(frozen=True)
@@ -283,16 +284,16 @@ def napkin(
     terms = ideal_terms(config, found, batch, context, dtype)
     rate = tokens_per_second(terms.seconds, batch)
     weights = weight_bytes(config, dtype)
-    kv_bytes = batch * context * kv_bytes_per_token(config, _cache_dtype(dtype))
+    cache = batch * kv_bytes(config, context, activation_dtype(dtype))
     return Napkin(
         machine=found.name,
         batch=batch,
         context=context,
         prompt=prompt,
         weight_bytes=weights,
-        kv_bytes=kv_bytes,
+        kv_bytes=cache,
         memory_bytes=found.memory_bytes,
-        fits=weights + kv_bytes <= found.memory_bytes,
+        fits=weights + cache <= found.memory_bytes,
         max_batch=largest_batch(config, found, context, dtype),
         ttft_s=ideal_prefill(config, found, prompt, batch, dtype),
         tpot_s=terms.seconds,
@@ -301,11 +302,6 @@ def napkin(
         usd_per_hour=price,
         usd_per_million=None if price is None else cost_per_million(price, rate),
     )
-
-
-def _cache_dtype(dtype: object) -> str:
-    """Narrow weights leave the cache in 16 bits: weight-only quantization does not shrink it."""
-    return canonical(dtype) if bytes_per_element(dtype) >= 2 else "float16"
 
 
 def _check_sizes(batch: int, context: int) -> None:

@@ -8,6 +8,7 @@ vector's size and outputs brought up from it, so that the cache is read as it li
 from __future__ import annotations
 
 from labcore.perf.layout import Linear
+from labcore.perf.sizes import kv_numbers_per_layer
 from labcore.perf.step_shape import OpCost, StepShape, cache_upkeep, linear, read_held
 from labcore.shapes import Latent
 
@@ -15,7 +16,7 @@ from labcore.shapes import Latent
 def latent_rows(step: StepShape, latent: Latent) -> tuple[OpCost, ...]:
     """The attention half of every layer."""
     hidden, heads = step.config.hidden_size, step.config.num_attention_heads
-    held = latent.kv_lora_rank + latent.qk_rope_head_dim
+    held = kv_numbers_per_layer(step.config)
     rows = [
         _queries(step, latent),
         linear(step, "kv_a_proj", Linear(hidden, held)),

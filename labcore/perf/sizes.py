@@ -16,13 +16,28 @@ def kv_numbers_per_layer(config: ModelConfig) -> int:
     return 2 * config.num_key_value_heads * config.head_dim
 
 
+def positions_seen(config: ModelConfig, tokens: int, new: int = 1, *, kept: int | None = None) -> int:
+    """Positions that the last `new` of a sequence's `tokens` see between them, summed over the layers.
+
+    A windowed layer sees its window: the first of the new positions as many as that, each later one a
+    further one. kept: what every layer sees at most instead (a cache that forgets). With new=1 it is what the
+    caches of all layers have to hold.
+    """
+
+    def seen(most: int | None) -> int:
+        return tokens if most is None else min(tokens, most + new - 1)
+
+    windowed = config.windowed_layers if kept is None else 0
+    return (config.num_hidden_layers - windowed) * seen(kept) + windowed * seen(config.sliding_window)
+
+
 def kv_bytes_per_token(config: ModelConfig, dtype: object = "float16") -> int:
     """Bytes the KV cache keeps of one token: 2 * layers * KV heads * head_dim * bytes per element.
 
-    With MLA (kv_lora_rank + qk_rope_head_dim) in place of 2 * KV heads * head_dim. In a windowed layer a
-    token stays only as long as the window; see `kv_bytes`.
+    With MLA (kv_lora_rank + qk_rope_head_dim) in place of 2 * KV heads * head_dim. Only up to the window of
+    its layers does a sequence hold tokens times as much: `kv_bytes` counts sequences.
     """
-    return round(config.num_hidden_layers * kv_numbers_per_layer(config) * bytes_per_element(dtype))
+    return kv_bytes(config, 1, dtype)
 
 
 def kv_bytes(
@@ -30,13 +45,12 @@ def kv_bytes(
 ) -> int:
     """Bytes the KV cache of one sequence holds when it is `tokens` long; windowed layers keep their window.
 
+    The one count of cache bytes: napkin, planner, forecast, costs and simulator all ask here. A model that
+    the engine runs ends its context at its window, so that real caches hold this too. dtype: the cache's.
     bits: of a stored number, scales included (4.5, say), instead of the dtype's.
     """
-    window = tokens if config.sliding_window is None else min(tokens, config.sliding_window)
-    windowed = config.windowed_layers
-    held = (config.num_hidden_layers - windowed) * tokens + windowed * window
     size = bytes_per_element(dtype) if bits is None else bits / 8
-    return round(held * kv_numbers_per_layer(config) * size)
+    return round(positions_seen(config, tokens) * kv_numbers_per_layer(config) * size)
 
 
 def num_parameters(config: ModelConfig, *, active: bool = False) -> int:
@@ -50,9 +64,14 @@ def num_parameters(config: ModelConfig, *, active: bool = False) -> int:
     return tables + position_parameters(config) + layers + norm_parameters(config)
 
 
-def weight_bytes(config: ModelConfig, dtype: object = "float16") -> int:
-    """Bytes the weights take in memory, all in one dtype."""
-    return round(num_parameters(config) * bytes_per_element(dtype))
+def weight_bytes(config: ModelConfig, dtype: object = "float16", *, bits: float | None = None) -> int:
+    """Bytes the weights take in memory. bits: of a weight in the layers' matrices, scales included (4.125,
+    say), where only those are narrower: embeddings, head and norms stay in dtype."""
+    size, every = bytes_per_element(dtype), num_parameters(config)
+    if bits is None:
+        return round(every * size)
+    layers = layer_parameters(config)
+    return round((every - layers) * size + layers * bits / 8)
 
 
 def positions_processed(prompt: int, generated: int, cached: bool) -> int:
@@ -69,9 +88,9 @@ def positions_processed(prompt: int, generated: int, cached: bool) -> int:
 
 
 def attention_scores_flops(config: ModelConfig, context: int, new_tokens: int = 1) -> int:
-    """FLOPs of queries times keys in all layers; the product with the values costs as much again."""
+    """FLOPs of queries times the keys that they see in all layers; times the values it is as much again."""
     width = config.num_attention_heads * config.head_dim
-    return 2 * config.num_hidden_layers * width * new_tokens * context
+    return 2 * width * new_tokens * positions_seen(config, context, new_tokens)
 
 
 def approximate_flops(config: ModelConfig, context: int, new_tokens: int = 1) -> int:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 from labcore.config import ModelConfig
 from labcore.perf.layout import Linear
+from labcore.perf.sizes import positions_seen
+
+# Products of activations with activations: no weight is read, and no recipe for weights rounds them.
+ATTENTION = ("attention_scores", "attention_values")
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,7 @@ class StepShape:
     @property
     def keys(self) -> int:
         """Keys that a sequence's new positions see, summed over layers: windows cut what they see."""
-        kept, window = self.traffic.kept, self.config.sliding_window
-        windowed = self.config.windowed_layers if kept is None else 0
-        seen = self._seen(kept)
-        return (self.layers - windowed) * seen + windowed * self._seen(window)
-
-    def _seen(self, most: int | None) -> int:
-        """The first of the new positions sees `most` keys, each later one a further key."""
-        return self.context if most is None else min(self.context, most + self.new - 1)
+        return positions_seen(self.config, self.context, self.new, kept=self.traffic.kept)
 
 
 def linear(step: StepShape, name: str, shape: Linear, layers: int | None = None) -> OpCost:

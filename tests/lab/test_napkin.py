@@ -56,6 +56,13 @@ def test_fewer_bits_shorten_the_step_but_not_the_cache() -> None:
     assert quarter["TPOT (ms)"] > half["TPOT (ms)"] / 4
 
 
+def test_fewer_bits_shorten_no_prompt() -> None:
+    for machine in ("a10", "t4", "h100-sxm"):
+        settings = {"gpu": machine, "context": 4096}
+        half, narrow = (view(**settings, precision=one).rows[0] for one in ("float16", "int8"))
+        assert narrow["TTFT (ms)"] == half["TTFT (ms)"]
+
+
 def test_a_context_beyond_the_models_is_refused() -> None:
     with pytest.raises(ConfigError, match="reads at most 4,096 tokens"):
         view(context=8192)

@@ -82,6 +82,19 @@ def test_explorer_moves_the_crossing() -> None:
     assert own.rows != other.rows
 
 
+def test_weights_alone_in_8_bits_halve_the_bytes_and_not_the_arithmetic() -> None:
+    here, shapes = Machine("here", 1 << 34, 2e10, {"float32": 1e11}), {"llama-2-7b": LLAMA}
+    half, narrow = (
+        explorer.crossing_view(here, shapes, shape="llama-2-7b", machine="a100-80gb-sxm", precision=precision)
+        for precision in ("float16", "int8")
+    )
+    for before, after in zip(half.rows, narrow.rows, strict=True):
+        assert after["arithmetic (ms)"] == before["arithmetic (ms)"]
+        assert after["bytes (ms)"] < before["bytes (ms)"]
+    assert "it would turn at 153 tokens" in half.finding
+    assert "it would turn at 76.5 tokens" in narrow.finding
+
+
 def test_golden_probabilities() -> None:
     params = [
         SamplingParams(temperature=1.0),

@@ -227,6 +227,22 @@ class TestSimulatedEngine:
         with pytest.raises(ConfigError, match="max_model_len"):
             engine(max_model_len=1)
 
+    def test_windowed_layers_let_go_of_their_blocks(self) -> None:
+        gemma = catalog.architecture("gemma-3-27b")
+        sizes: dict[str, Any] = {"num_blocks": 400, "max_model_len": 40_000, "token_budget": 8192}
+        run = engine(config=gemma, **sizes)
+        needed = -(-(10 * 20_000 + 52 * 1024) // (62 * 16))  # 255 blocks where 1,250 would hold it unwindowed
+        for name in ("a", "b"):
+            run.add(planned(name, range(20_000), 2))
+            while run.has_work:
+                output = run.step()
+            assert max(event.blocks_used for event in run.events) == needed
+            assert run.stats.blocks_used == 0
+        assert 0 < output[0].num_cached_tokens <= needed * 16  # as far as its table reaches
+        run.blocks.check([])
+        with pytest.raises(CacheFull):
+            engine(**sizes).add(planned("a", range(20_000), 1))
+
     def test_abort_frees_its_blocks(self) -> None:
         run = engine()
         run.add(planned("a", range(100), 50))

@@ -14,6 +14,7 @@ from labcore.lab import theme
 from labcore.lab.units import seconds, significant
 from labcore.perf.costs import step_costs
 from labcore.perf.dtypes import bytes_per_element
+from labcore.perf.peaks import machine_from_gpu
 
 LENGTHS = tuple(2**i for i in range(14))
 
@@ -73,7 +74,8 @@ def crossing_rows(gpus: Sequence[str], dtype: str = "float16") -> list[dict[str,
     """Where catalogued devices turn, by their data sheets: peak / bandwidth * bytes per weight / 2."""
     rows = []
     for gpu in map(catalog.gpu, gpus):
-        ridge = gpu.flops[dtype] / gpu.bandwidth
+        machine = machine_from_gpu(gpu)
+        ridge = machine.ridge(machine.product_dtype(dtype))
         turn = ridge * bytes_per_element(dtype) / 2
         rows.append(
             {"device": gpu.title, "FLOP per byte": round(ridge, 1), "turns at (tokens)": round(turn, 1)}

@@ -40,8 +40,7 @@ def crossing_view(
 ) -> View:
     """Figure, finding and numbers for one setting. Raises DeviceError where a rate is not known."""
     found = here if machine == THIS_MACHINE else machine_from_gpu(catalog.gpu(machine))
-    result = cross(
-        shapes[shape], found.flops(precision), found.bandwidth, precision, bytes_per_element(precision)
-    )
+    peak = found.flops(found.product_dtype(precision))
+    result = cross(shapes[shape], peak, found.bandwidth, precision, bytes_per_element(precision))
     title = f"{shape} in {precision} on {found.name}"
     return View(crossing_figure(result, title), crossing_finding(result, title), result.rows())

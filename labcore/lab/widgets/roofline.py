@@ -75,7 +75,7 @@ def roofline_view(
     seen = measured if local and model == own and precision == dtype else ()
     result = roofline_of(shapes[model], found, batch=batch, context=context, dtype=precision, measured=seen)
     beside = spec if local else None
-    format_ = None if beside is None else format_for(precision, beside.flops)
+    format_ = None if beside is None else format_for(result.dtype, beside.flops)
     return View(roofline_figure(result, beside, format_), f"{model}. {result.finding()}", result.rows())
 
 

@@ -10,7 +10,7 @@ from labcore.catalog import GPU
 from labcore.config import ModelConfig
 from labcore.errors import ConfigError, OutOfMemory
 from labcore.perf.costs import CacheTraffic, OpCost, StepCosts
-from labcore.perf.dtypes import bytes_per_element, canonical
+from labcore.perf.dtypes import activation_dtype, bytes_per_element, canonical
 from labcore.perf.operations import operations
 from labcore.perf.peaks import Machine, as_machine
 from labcore.perf.predict import step_time
@@ -41,18 +41,20 @@ class StepCost(Protocol):
 
 @dataclass(frozen=True)
 class Numbers:
-    """How a model is stored. dtype: of weights and activations. weight_bits, cache_bits: of one number,
-    scales included, where they are narrower. block_size: positions in a block of the cache."""
+    """How a model is stored. dtype: of the weights; activations and cache share it, or are float16 where
+    weights are narrower. weight_bits, cache_bits: of one number, scales included, where they are narrower.
+    block_size: positions in a block of the cache. activation_dtype: as `Load` has it."""
 
     dtype: str = "float16"
     weight_bits: float | None = None
     cache_bits: float | None = None
     block_size: int = 16
+    activation_dtype: str | None = None
 
     def shape(self, config: ModelConfig, context: int, new: int, head_rows: int) -> StepShape:
         """One sequence with `new` tokens that end at `context`, and so many rows of logits."""
         weight = bytes_per_element(self.dtype)
-        activation = max(weight, 2.0)
+        activation = bytes_per_element(activation_dtype(self.dtype))
         return StepShape(
             config=config,
             batch=1,
@@ -71,7 +73,8 @@ class Numbers:
     @property
     def stored_bits(self) -> float:
         """Bits of a number in the cache."""
-        return 8 * max(bytes_per_element(self.dtype), 2.0) if self.cache_bits is None else self.cache_bits
+        plain = 8 * bytes_per_element(activation_dtype(self.dtype))
+        return plain if self.cache_bits is None else self.cache_bits
 
 
 def mixed_costs(config: ModelConfig, parts: Sequence[Part], numbers: Numbers | None = None) -> StepCosts:
@@ -202,7 +205,8 @@ class RooflineCost:
 
     def _at_roofs(self, rows: Sequence[OpCost]) -> float:
         costs = StepCosts(tuple(rows), 0, canonical(self.numbers.dtype))
-        return sum(op.seconds for op in step_time(costs, self._device).operations)
+        timed = step_time(costs, self._device, activations=self.numbers.activation_dtype)
+        return sum(op.seconds for op in timed.operations)
 
 
 def cache_blocks(
@@ -210,12 +214,12 @@ def cache_blocks(
 ) -> int:
     """Blocks that fit beside the weights in 0.9 of the memory of so many devices, which split both evenly.
 
+    A block has room for block_size positions in all layers; `SimulatedEngine` knows of windows.
+
     Raises OutOfMemory where not one does.
     """
     numbers, found = numbers or Numbers(), as_machine(machine)
-    weights = weight_bytes(config, numbers.dtype)
-    if numbers.weight_bits is not None:
-        weights = round(weights * numbers.weight_bits / 8 / bytes_per_element(numbers.dtype))
+    weights = weight_bytes(config, numbers.dtype, bits=numbers.weight_bits)
     room = int(MEMORY_SHARE * devices * found.memory_bytes) - weights
     blocks = room // kv_bytes(config, numbers.block_size, bits=numbers.stored_bits)
     if blocks < 1:

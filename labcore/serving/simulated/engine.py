@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import cast
 
 from labcore.cache.block_pool import BlockPool
+from labcore.config import ModelConfig
 from labcore.errors import ConfigError
 from labcore.model import Model
+from labcore.perf.sizes import positions_seen
 from labcore.serving.blocks import BlockManager
 from labcore.serving.core import EngineCore
 from labcore.serving.drawing import Drawn
@@ -68,13 +70,32 @@ class ReceivingBlocks(BlockManager):
         sequence.computed, sequence.swapped = computed, None
 
 
+class WindowedPool(BlockPool):
+    """Blocks of a model with windowed layers, which let go of what lies behind their window.
+
+    A block is block_size positions of every layer. A sequence takes as many as its layers together hold, so
+    that its table is shorter than its text; only what the table reaches is found again by its prefix.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, config: ModelConfig) -> None:
+        super().__init__(num_blocks, block_size)
+        self.config = config
+
+    def blocks_for(self, positions: int) -> int:
+        """As BlockPool says. Of a model without windows: the same."""
+        filled = super().blocks_for(positions) * self.block_size
+        each = self.block_size * self.config.num_hidden_layers
+        return -(-positions_seen(self.config, filled) // each)
+
+
 class SimulatedEngine(EngineCore):
     """An engine whose steps are counted and not computed; `step` and everything around it is inherited.
 
     cost: seconds of a step. Sizes and policy as LLMEngine's, num_blocks and max_model_len to be stated. An
     answer is as long as its request's max_new_tokens (or the room) allows: nothing is known of its text, so
     that no stop string or end-of-sequence token ends it. Who is preempted is computed again, and deciding
-    takes no time but what the cost says. All events are kept. Raises ConfigError.
+    takes no time but what the cost says. All events are kept. config: of the model, where its layers are
+    windowed. Raises ConfigError.
     """
 
     def __init__(
@@ -90,6 +111,7 @@ class SimulatedEngine(EngineCore):
         chunked: bool = True,
         prefix_caching: bool = True,
         vocab_size: int = sys.maxsize,
+        config: ModelConfig | None = None,
     ) -> None:
         if max_model_len < 2:
             raise ConfigError(f"max_model_len is {max_model_len}; a prompt and its answer take at least 2.")
@@ -98,9 +120,11 @@ class SimulatedEngine(EngineCore):
         model = cast(Model, SimpleNamespace(name="the simulated model", config=shape, tokenizer=None))
         self.time = VirtualClock()
         self.costs = CostRunner(cost, self.time)
+        sizes = (num_blocks, block_size)
+        pool = BlockPool(*sizes) if config is None else WindowedPool(*sizes, config)
         super().__init__(
             model,
-            ReceivingBlocks(BlockPool(num_blocks, block_size), prefix_caching=prefix_caching),
+            ReceivingBlocks(pool, prefix_caching=prefix_caching),
             self.costs,
             policy,
             Limits(max_num_seqs, token_budget, chunked),

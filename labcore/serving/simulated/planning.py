@@ -128,6 +128,7 @@ def _engine(config: ModelConfig, settings: Settings, cost: StepCost, blocks: int
         chunked=settings.chunked,
         prefix_caching=settings.prefix_caching,
         vocab_size=config.vocab_size,
+        config=config if config.windowed_layers else None,
     )
 
 
