@@ -55,7 +55,8 @@ def generate(
     with the contiguous cache only, and with a wait at first use (see warm_up).
     trace: record every step of the first answer.
     speculation: what guesses tokens, which are then checked several at a time: a DraftModel, a PromptLookup
-    or another Drafter (see `generation.speculation`); for one prompt. The answer is the one without.
+    or another Drafter (see `generation.speculation`); for one prompt. The answer is the one without, whatever
+    the temperature: each new token has a random number of its own, which the seed decides.
     Returns an Output, or a list of them for a list of prompts.
     Raises PromptError, SamplingError, OutOfMemory, and for `step` ConfigError, DeviceError, NotSupported.
     """

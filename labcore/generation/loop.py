@@ -144,8 +144,8 @@ class Generation:
         """The tokens of one step, one more than were guessed right. The cache forgets the wrong ones."""
         feed = torch.tensor([known[self.cache.length :] + guesses], device=self.model.device)
         logits = self.model.transformer(feed, self.cache, logits_to_keep=len(guesses) + 1)[0].float()
-        stream = next(iter(self.sampler.streams), None)
-        tokens = check(guesses, logits, self.sampler.params, stream, lambda: known)
+        points = next(iter(self.sampler.points), None)
+        tokens = check(guesses, logits, self.sampler.params, points, lambda: known)
         end = self.length + len(tokens)
         self.known[0, self.length : end] = torch.tensor(tokens)
         self.length = end

@@ -119,22 +119,45 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     return torch.full_like(logits, -math.inf).scatter_(1, order, ordered.masked_fill(before >= p, -math.inf))
 
 
+class Points:
+    """The random numbers of one sequence, in [0, 1) and the same on every device: one for each new token.
+
+    Number i belongs to new token i, however the steps are cut: guesses that are checked together look at the
+    numbers of several tokens and take only those of the tokens that they got.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._stream = torch.Generator("cpu").manual_seed(seed)
+        self._next = torch.empty(0)
+
+    def look(self, count: int) -> Tensor:
+        """(count,) fp32: those of the next tokens, which stay the next ones."""
+        if (missing := count - len(self._next)) > 0:
+            self._next = torch.cat([self._next, torch.rand(missing, generator=self._stream)])
+        return self._next[:count]
+
+    def take(self, count: int = 1) -> Tensor:
+        """(count,) fp32: those of the next tokens, which are drawn now."""
+        points, self._next = self.look(count), self._next[count:]
+        return points
+
+
 class Sampler:
-    """Draws tokens for a batch. Row i has its own random stream (seed + i), the same on every device.
+    """Draws tokens for a batch. Row i has its own random numbers (seed + i).
 
     A sequence therefore gets the same tokens whatever its neighbours in the batch do.
     """
 
     def __init__(self, params: SamplingParams, rows: int) -> None:
         self.params = params
-        self.streams = [] if params.greedy else [_stream(params.seed + row) for row in range(rows)]
+        self.points = [] if params.greedy else [Points(params.seed + row) for row in range(rows)]
 
     def __call__(self, logits: Tensor, history: Tensor | None = None) -> Tensor:
         """(B, vocab) fp32 logits, (B, t) tokens so far -> (B,) int64 tokens."""
         processed = process_logits(logits, self.params, history)
         if self.params.greedy:
             return best(processed)
-        points = torch.cat([torch.rand(1, generator=stream) for stream in self.streams])
+        points = torch.cat([row.take() for row in self.points])
         return draw(processed, points.to(logits.device))
 
 
@@ -168,7 +191,3 @@ def draw(logits: Tensor, points: Tensor) -> Tensor:
     chosen = torch.searchsorted(sums, targets, right=True)
     last_possible = (sums >= sums[:, -1:]).int().argmax(-1, keepdim=True)
     return torch.minimum(chosen, last_possible).squeeze(1)
-
-
-def _stream(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)

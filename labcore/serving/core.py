@@ -6,8 +6,6 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-import torch
-
 from labcore.generation.answer import Answer
 from labcore.generation.speculation import Drafter
 from labcore.model import Model
@@ -76,9 +74,7 @@ class EngineCore:
         limit = min(length + request.stopping.max_new_tokens, self.max_model_len)
         arrival = self.clock() if request.arrival_s is None else request.arrival_s
         answer = Answer(self.model, list(request.prompt), request.stopping)
-        sequence = Sequence(request, arrival, limit, answer)
-        sequence.stream = torch.Generator("cpu").manual_seed(request.sampling.seed)
-        self._sequences[request.id] = sequence
+        self._sequences[request.id] = sequence = Sequence(request, arrival, limit, answer)
         self.scheduler.add(sequence)
 
     def abort(self, id: str) -> RequestOutput | None:
