@@ -84,9 +84,10 @@ def bench_speculate(
     asked = _prompts(model, max(prompts, together))
     alone, every = asked[:prompts], _ways(model, drafts, guesses)
     usual = _ways(model, drafts, [USUAL_GUESSES])
+    drawn = f"one at a time, temperature {temperature:g}"
     works: dict[str, tuple[Play, list[_Way]]] = {
         "one at a time": (_one_by_one(model, alone, new_tokens, 0.0), every),
-        f"one at a time, temperature {temperature:g}": (_one_by_one(model, alone, new_tokens, temperature), usual),
+        drawn: (_one_by_one(model, alone, new_tokens, temperature), usual),
         f"{together} at once": (_batched(model, asked[:together], new_tokens), usual),
     }
     rows: list[Row] = []

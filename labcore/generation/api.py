@@ -76,9 +76,7 @@ def generate(
             outputs = [beam_search(model, one, beams, stopping, cache) for one in prompts.singles()]
     else:
         with memory_told(model):
-            run = Generation(
-                model, prompts, params, stopping, cache, trace_options(trace), step, speculation
-            )
+            run = Generation(model, prompts, params, stopping, cache, trace_options(trace), step, speculation)
             outputs = _run(run)
     return outputs if is_batch(prompt) else outputs[0]
 

@@ -144,8 +144,9 @@ class Generation:
         """The tokens of one step, one more than were guessed right. The cache forgets the wrong ones."""
         feed = torch.tensor([known[self.cache.length :] + guesses], device=self.model.device)
         logits = self.model.transformer(feed, self.cache, logits_to_keep=len(guesses) + 1)[0].float()
-        points = next(iter(self.sampler.points), None)
-        tokens = check(guesses, logits, self.sampler.params, points, lambda: known)
+        new = self.length - self.prompts.tokens.shape[1]
+        points = [row.of(new, len(guesses) + 1) for row in self.sampler.points]
+        tokens = check(guesses, logits, self.sampler.params, points[0] if points else None, lambda: known)
         end = self.length + len(tokens)
         self.known[0, self.length : end] = torch.tensor(tokens)
         self.length = end

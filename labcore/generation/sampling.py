@@ -122,28 +122,23 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
 class Points:
     """The random numbers of one sequence, in [0, 1) and the same on every device: one for each new token.
 
-    Number i belongs to new token i, however the steps are cut: guesses that are checked together look at the
-    numbers of several tokens and take only those of the tokens that they got.
+    Number i belongs to new token i, however the steps are cut and however often one of them is taken again.
     """
 
     def __init__(self, seed: int) -> None:
         self._stream = torch.Generator("cpu").manual_seed(seed)
-        self._next = torch.empty(0)
+        self._first, self._drawn = 0, torch.empty(0)
 
-    def look(self, count: int) -> Tensor:
-        """(count,) fp32: those of the next tokens, which stay the next ones."""
-        if (missing := count - len(self._next)) > 0:
-            self._next = torch.cat([self._next, torch.rand(missing, generator=self._stream)])
-        return self._next[:count]
-
-    def take(self, count: int = 1) -> Tensor:
-        """(count,) fp32: those of the next tokens, which are drawn now."""
-        points, self._next = self.look(count), self._next[count:]
-        return points
+    def of(self, first: int, count: int = 1) -> Tensor:
+        """(count,) fp32: those of new tokens first, first + 1, …; the ones before are forgotten."""
+        if (missing := first + count - self._first - len(self._drawn)) > 0:
+            self._drawn = torch.cat([self._drawn, torch.rand(missing, generator=self._stream)])
+        self._drawn, self._first = self._drawn[first - self._first :], first
+        return self._drawn[:count]
 
 
 class Sampler:
-    """Draws tokens for a batch. Row i has its own random numbers (seed + i).
+    """Draws tokens for a batch, step by step. Row i has its own random numbers (seed + i).
 
     A sequence therefore gets the same tokens whatever its neighbours in the batch do.
     """
@@ -151,13 +146,15 @@ class Sampler:
     def __init__(self, params: SamplingParams, rows: int) -> None:
         self.params = params
         self.points = [] if params.greedy else [Points(params.seed + row) for row in range(rows)]
+        self.drawn = 0  # tokens of each row
 
     def __call__(self, logits: Tensor, history: Tensor | None = None) -> Tensor:
         """(B, vocab) fp32 logits, (B, t) tokens so far -> (B,) int64 tokens."""
         processed = process_logits(logits, self.params, history)
+        self.drawn += 1
         if self.params.greedy:
             return best(processed)
-        points = torch.cat([row.take() for row in self.points])
+        points = torch.cat([row.of(self.drawn - 1) for row in self.points])
         return draw(processed, points.to(logits.device))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from labcore.cache import KVCache, create
 from labcore.errors import ConfigError
-from labcore.generation.sampling import Points, SamplingParams, best, draw, process_logits
+from labcore.generation.sampling import SamplingParams, best, draw, process_logits
 from labcore.model import Model, load
 
 KEPT = 64  # sequences whose draft caches are kept
@@ -132,7 +132,7 @@ def check(
     guesses: Sequence[int],
     logits: Tensor,
     params: SamplingParams,
-    points: Points | None,
+    points: Tensor | None,
     known: Callable[[], Sequence[int]],
 ) -> list[int]:
     """The model's own tokens up to the first that was not guessed, that one included.
@@ -142,18 +142,14 @@ def check(
     accepted with probability p(x), and another token comes from p without x: that is the rule of Leviathan
     et al. 2023 for a draft that names one token and gives no probabilities.
 
-    logits: (guesses + 1, vocab) fp32, behind the newest known token and behind each guess. points: the
-    sequence's random numbers; None where the best token is taken. known: the tokens before, for the
-    repetition penalty.
+    logits: (guesses + 1, vocab) fp32, behind the newest known token and behind each guess. points:
+    (guesses + 1,) the random numbers of these tokens; None where the best ones are taken. known: the tokens
+    before, for the repetition penalty.
     """
-    ahead = None if points is None or params.greedy else points.look(len(guesses) + 1).to(logits.device)
+    points = None if points is None else points.to(logits.device)
     if params.repetition_penalty == 1.0:
-        tokens = _right(guesses, _choose(process_logits(logits, params), ahead))
-    else:
-        tokens = _one_by_one(guesses, logits, params, ahead, known())
-    if points is not None and ahead is not None:
-        points.take(len(tokens))
-    return tokens
+        return _right(guesses, _choose(process_logits(logits, params), points))
+    return _one_by_one(guesses, logits, params, points, known())
 
 
 def _right(guesses: Sequence[int], tokens: list[int]) -> list[int]:
@@ -163,13 +159,17 @@ def _right(guesses: Sequence[int], tokens: list[int]) -> list[int]:
 
 
 def _one_by_one(
-    guesses: Sequence[int], logits: Tensor, params: SamplingParams, ahead: Tensor | None, known: Sequence[int]
+    guesses: Sequence[int],
+    logits: Tensor,
+    params: SamplingParams,
+    points: Tensor | None,
+    known: Sequence[int],
 ) -> list[int]:
     """As `check`, where what is drawn weakens what comes behind it."""
     tokens: list[int] = []
     for place, row in enumerate(logits.split(1)):
         history = torch.tensor([[*known, *tokens]], device=logits.device)
-        point = None if ahead is None else ahead[place : place + 1]
+        point = None if points is None else points[place : place + 1]
         tokens += _choose(process_logits(row, params, history), point)
         if place < len(guesses) and tokens[-1] != guesses[place]:
             break

@@ -135,16 +135,14 @@ def test_checked_tokens_are_those_drawn_one_by_one(
     guesses: list[int], sampling: dict[str, Any], seed: int
 ) -> None:
     params = SamplingParams(**sampling, seed=seed)
-    points, one_by_one = Points(seed), Sampler(params, 1)
+    points, one_by_one = None if params.greedy else Points(seed).of(0, 3), Sampler(params, 1)
     tokens = check(guesses, ROWS, params, points, lambda: [0, 1])
     before = [0, 1]
     for row in ROWS[: len(tokens)].split(1):
         before += one_by_one(row, torch.tensor([before])).tolist()
     assert tokens == before[2:]
-    right = next((at for at, (guess, token) in enumerate(zip(guesses, tokens)) if guess != token), 2)
-    assert len(tokens) == right + 1
-    if not params.greedy:
-        assert torch.equal(points.take(4), one_by_one.points[0].take(4)), "a number was lost"
+    assert tokens[:-1] == guesses[: len(tokens) - 1]
+    assert len(tokens) == 3 or tokens[-1] != guesses[len(tokens) - 1]
 
 
 @pytest.mark.parametrize("guess", range(5))
@@ -155,9 +153,8 @@ def test_a_guess_is_accepted_as_often_as_it_is_likely(guess: int, sampling: dict
     expected = process_logits(ROWS[:1], params, torch.tensor([[0, 1]]))[0].softmax(-1)
     counts = torch.zeros(5)
     for number in range(many):
-        points = Points(0)
-        points._next = torch.tensor([(number + 0.5) / many, 0.5])
-        tokens = check([guess], ROWS[:2], params, points, lambda: [0, 1])
+        points = torch.tensor([(number + 0.5) / many, 0.5])
+        tokens = check([guess], ROWS[:2], params, None if params.greedy else points, lambda: [0, 1])
         counts[tokens[0]] += 1
         assert (len(tokens) == 2) == (tokens[0] == guess)
     if params.greedy:
@@ -165,13 +162,6 @@ def test_a_guess_is_accepted_as_often_as_it_is_likely(guess: int, sampling: dict
         assert counts.max() == many
     else:
         assert float((counts / many - expected).abs().max()) <= 1 / many
-
-
-def test_random_numbers_do_not_depend_on_how_many_are_asked_for() -> None:
-    one, other = Points(3), Points(3)
-    by_one = torch.cat([one.take() for _ in range(40)])
-    other.look(17)
-    assert torch.equal(torch.cat([other.take(3), other.take(0), other.take(20), other.take(17)]), by_one)
 
 
 # What a draft model is made of: greedy steps on end
