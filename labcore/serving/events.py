@@ -70,7 +70,13 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Where an engine stands, and what it has done since it was made."""
+    """Where an engine stands, and what it has done since it was made.
+
+    Tokens: prompt_tokens, of prompts whose answers have begun; output_tokens, of answers; prefix_queries, of
+    prompts when they were first admitted, and prefix_hits, what the prefix cache had of those. A preempted
+    request adds to `preemptions` and, however often it is computed again, to none of these a second time.
+    drafted, accepted: guesses that were checked, and those that were right.
+    """
 
     waiting: int
     running: int
