@@ -118,10 +118,9 @@ def _run(run: Generation) -> list[Output]:
     """All steps of a batch. An answer that has ended waits for the others, its further tokens ignored."""
     answers = [Answer(run.model, tokens, run.stopping) for tokens in run.prompts.lists]
     for step in run:
-        last = step.index == run.new_tokens - 1
-        for answer, token in zip(answers, step.tokens, strict=True):
+        for answer, token, room in zip(answers, step.tokens, run.rooms, strict=True):
             if not answer.ended:
-                answer.push(token, step.seconds, last)
+                answer.push(token, step.seconds, last=step.index == room - 1)
         if all(answer.ended for answer in answers):
             break
     first = answers[0].output

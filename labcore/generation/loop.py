@@ -63,7 +63,8 @@ class BatchStep:
 class Generation:
     """One batch of prompts on its way: iterate for its steps.
 
-    It runs to max_new_tokens or to the end of the model's context; whoever iterates may stop before.
+    It runs until each sequence has max_new_tokens or is at the end of the model's context; whoever iterates
+    may stop before. rooms: how many tokens each sequence may get; new_tokens: the most of them.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Generation:
         _ensure_step(step, model, trace)
         self.model, self.prompts, self.stopping, self.kind = model, prompts, stopping, step
         length = prompts.tokens.shape[1]
-        self.new_tokens = stopping.room(model, length, is_endless(cache))
+        # Each sequence has its own context: the shorter ones go on where the longest is at its end.
+        self.rooms = [stopping.room(model, len(one), is_endless(cache)) for one in prompts.lists]
+        self.new_tokens = max(self.rooms)
         # The last token is drawn but never fed, so it needs no room in the cache.
         room = room_for(step, length + self.new_tokens - 1)
         self.cache = new_cache(model, cache, prompts, room)
