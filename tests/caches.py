@@ -15,7 +15,7 @@ EXACT = {
     "prefix": "prefix:block_size=4",
 }
 
-# Every kind with settings under which it forgets or rounds: what a sequence gets must be its own all the same.
+# Settings under which kinds forget or round: what a sequence gets must be its own all the same.
 LOSSY = [
     "sliding_window:window=6", "sinks:sinks=2,window=5", "sinks:sinks=0,window=4",
     "heavy_hitters:budget=0.5", "heavy_hitters:budget=0.3,recent=0.3", "heavy_hitters:budget=6",
