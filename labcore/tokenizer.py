@@ -19,6 +19,7 @@ _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
 _LAST_ID = 2**32 - 1  # the library holds ids as unsigned 32-bit numbers
+LOOK_BACK = 1000  # tokens of a prompt that are looked at for where its text ends
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -160,7 +161,7 @@ class StreamDecoder:
         if self._tokenizer.byte_level:
             return self._without_prompt(self._utf8.decode(self._tokenizer.token_bytes(token)))
         self._waiting.append(token)
-        return "" if self._is_byte(token) else self._release()
+        return self._release() if self._byte_of(token) is None else ""
 
     def flush(self) -> str:
         """The end of the text: what was held back, an unfinished character as U+FFFD."""
@@ -169,9 +170,9 @@ class StreamDecoder:
         return self._release()
 
     def _begin_bytes(self, prompt: Sequence[int]) -> None:
-        """Three bytes back begins whatever is unfinished."""
+        """Whatever is unfinished begins at most three bytes back."""
         end = b""
-        for token in reversed(prompt):
+        for token in reversed(prompt[-LOOK_BACK:]):
             if len(end) >= 3:
                 break
             end = (self._tokenizer.token_bytes(token) if self._has_text(token) else b"") + end
@@ -181,12 +182,15 @@ class StreamDecoder:
     def _begin_pieces(self, prompt: Sequence[int]) -> None:
         """The last token that is no byte is enough to be no beginning of a text."""
         run: list[int] = []
-        for token in filter(self._has_text, reversed(prompt)):
-            if not self._is_byte(token):
+        for token in filter(self._has_text, reversed(prompt[-LOOK_BACK:])):
+            if self._byte_of(token) is None:
                 self._context = [token]
                 break
             run.insert(0, token)
-        if _is_text(bytes(int((self._tokenizer.piece(token) or "")[3:5], 16) for token in run)):
+        cut = len(prompt) > LOOK_BACK and not self._context
+        while cut and run and 0x80 <= (self._byte_of(run[0]) or 0) < 0xC0:
+            del run[0]  # of a character that began before
+        if _is_text(bytes(self._byte_of(token) or 0 for token in run)):
             self._context = self._context or run
         else:
             self._waiting, self._unfinished = [*run], run
@@ -194,8 +198,10 @@ class StreamDecoder:
     def _has_text(self, token: int) -> bool:
         return self._tokenizer.piece(token) is not None and token not in self._tokenizer.special_ids
 
-    def _is_byte(self, token: int) -> bool:
-        return _BYTE_TOKEN.fullmatch(self._tokenizer.piece(token) or "") is not None
+    def _byte_of(self, token: int) -> int | None:
+        """The byte that a token such as <0xE2> stands for; None for others."""
+        piece = self._tokenizer.piece(token) or ""
+        return int(piece[3:5], 16) if _BYTE_TOKEN.fullmatch(piece) else None
 
     def _without_prompt(self, text: str) -> str:
         """Without the prompt's unfinished character, where nothing has completed it."""

@@ -12,7 +12,7 @@ from tokenizers import processors
 
 from labcore.config import ModelConfig
 from labcore.errors import CheckpointError
-from labcore.tokenizer import Tokenizer
+from labcore.tokenizer import LOOK_BACK, Tokenizer
 from tests.spellings import TOKENIZERS, byte_level
 
 NAMES = list(TOKENIZERS)
@@ -117,6 +117,16 @@ def test_a_leading_space_behind_a_prompt_is_not_lost(
     known = tokenizer.encode(prompt)
     assert streamed(tokenizer, tokens, known) == added
     assert streamed(tokenizer, tokens, [*known, tokenizer._library.token_to_id("<unk>") or 0]) == added
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_prompt_is_not_read_whole(name: str) -> None:
+    """Bytes or special tokens without end: what begins before them makes no difference."""
+    tokenizer = TOKENIZERS[name]
+    for prompt in ([3 + byte for byte in "語".encode()] * 20_000, [0] * 60_000):
+        decoder = tokenizer.stream(prompt)
+        assert len(decoder._context + decoder._waiting) <= LOOK_BACK
+        assert decoder.push(4) + decoder.flush() == tokenizer.continuation(prompt[-3000:], [4])
 
 
 def test_a_character_that_the_prompt_begins_comes_out_whole() -> None:

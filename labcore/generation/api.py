@@ -48,6 +48,7 @@ def generate(
     """Answer a prompt (text or token ids), or a list of prompts as one batch.
 
     sampling: the fields of SamplingParams (temperature, top_k, top_p, min_p, repetition_penalty, seed).
+    Prompt i of a list draws with seed + i, and what it gets does not depend on the others.
     Answers end at an end-of-sequence token (unless ignore_eos), at a stop string (not part of the text),
     after max_new_tokens, or where the model's context ends (kinds of cache that roll go on past it).
     cache: a kind, alone or with settings ("sinks:sinks=4,window=60"), a CacheSpec, or a factory.

@@ -30,7 +30,8 @@ class StepEvent:
     """One step. start_s: on the engine's clock; seconds: the whole step, schedule_s: of it, deciding.
 
     waiting, running: requests after it. preempted: made to wait again; swapped: of those, with their blocks
-    copied to the host. admitted: (id, tokens found in the prefix cache). finished: (id, why).
+    copied to the host. admitted: (id, tokens found in the prefix cache, where
+    it was preempted its own too). finished: (id, why).
     """
 
     index: int

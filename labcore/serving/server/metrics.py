@@ -28,8 +28,8 @@ _GAUGES: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
 }
 _COUNTERS: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
     "num_preemptions": ("Requests made to wait again.", lambda now: now.preemptions),
-    "prefix_cache_queries": ("Tokens of prompts looked up in the prefix cache.", lambda now: now.prefix_queries),
-    "prefix_cache_hits": ("Tokens of prompts found in the prefix cache.", lambda now: now.prefix_hits),
+    "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", lambda now: now.prefix_queries),
+    "prefix_cache_hits": ("Prompt tokens found in the prefix cache.", lambda now: now.prefix_hits),
     "prompt_tokens": ("Tokens of prompts whose answers have begun.", lambda now: now.prompt_tokens),
     "generation_tokens": ("Tokens generated.", lambda now: now.output_tokens),
 }
