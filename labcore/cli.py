@@ -130,7 +130,7 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages seen tokens.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same sample.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same sample, with --speculate too.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; may be given again.")] = None,
     cache: Annotated[
         str, typer.Option(help="A kind of KV cache, such as int4 or sinks:window=60.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
 _LAST_ID = 2**32 - 1  # the library holds ids as unsigned 32-bit numbers
+LOOK_BACK = 1000  # tokens of a prompt that are looked at for where its text ends
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -121,45 +122,102 @@ class Tokenizer:
             piece = chr(int(piece[3:5], 16))
         return _show(piece.replace("▁", " "))
 
-    def stream(self) -> StreamDecoder:
-        """A decoder that takes tokens one by one."""
-        return StreamDecoder(self)
+    def stream(self, prompt: Sequence[int] = ()) -> StreamDecoder:
+        """A decoder that takes tokens one by one. prompt: the tokens before them."""
+        return StreamDecoder(self, prompt)
+
+    def continuation(self, prompt: Sequence[int], tokens: Iterable[int]) -> str:
+        """What these tokens add to a prompt's text: after the prompt's, it is the text of both."""
+        stream = self.stream(prompt)
+        return "".join([*map(stream.push, tokens), stream.flush()])
 
 
 class StreamDecoder:
-    """Decode token by token. All that `push` and `flush` return, joined, is `tokenizer.decode` of all tokens.
+    """Decode token by token behind a prompt. All that `push` and `flush` return, joined, is what the tokens
+    add to the prompt's text; without a prompt, `tokenizer.decode` of all tokens.
 
     Only whole characters come out. Each push costs the same however long the text is: byte-level tokens go
     through an incremental UTF-8 decoder; others are decoded behind the one token before them, so that a
     leading space is kept, and byte tokens (<0xE2>) wait until their run ends, which decides what they spell.
+    A character that the prompt begins and these tokens complete comes out whole.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._context: list[int] = []  # the last token whose text is out
         self._waiting: list[int] = []
+        # The end of the prompt that is no whole character: the prompt's own text shows U+FFFD for it.
+        self._unfinished: list[int] = []
+        if tokenizer.byte_level:
+            self._begin_bytes(prompt)
+        else:
+            self._begin_pieces(prompt)
 
     def push(self, token: int) -> str:
         """The text that this token completes: often a word, sometimes nothing yet."""
-        piece = self._tokenizer.piece(token)
-        if piece is None or token in self._tokenizer.special_ids:
+        if not self._has_text(token):
             return ""
         if self._tokenizer.byte_level:
-            return self._utf8.decode(self._tokenizer.token_bytes(token))
+            return self._without_prompt(self._utf8.decode(self._tokenizer.token_bytes(token)))
         self._waiting.append(token)
-        return "" if _BYTE_TOKEN.fullmatch(piece) else self._release()
+        return self._release() if self._byte_of(token) is None else ""
 
     def flush(self) -> str:
         """The end of the text: what was held back, an unfinished character as U+FFFD."""
-        return self._utf8.decode(b"", final=True) if self._tokenizer.byte_level else self._release()
+        if self._tokenizer.byte_level:
+            return self._without_prompt(self._utf8.decode(b"", final=True))
+        return self._release()
+
+    def _begin_bytes(self, prompt: Sequence[int]) -> None:
+        """Whatever is unfinished begins at most three bytes back."""
+        end = b""
+        for token in reversed(prompt[-LOOK_BACK:]):
+            if len(end) >= 3:
+                break
+            end = (self._tokenizer.token_bytes(token) if self._has_text(token) else b"") + end
+        self._utf8.decode(end)
+        self._unfinished = list(self._utf8.getstate()[0])
+
+    def _begin_pieces(self, prompt: Sequence[int]) -> None:
+        """The last token that is no byte is enough to be no beginning of a text."""
+        run: list[int] = []
+        for token in filter(self._has_text, reversed(prompt[-LOOK_BACK:])):
+            if self._byte_of(token) is None:
+                self._context = [token]
+                break
+            run.insert(0, token)
+        cut = len(prompt) > LOOK_BACK and not self._context
+        while cut and run and 0x80 <= (self._byte_of(run[0]) or 0) < 0xC0:
+            del run[0]  # of a character that began before
+        if _is_text(bytes(self._byte_of(token) or 0 for token in run)):
+            self._context = self._context or run
+        else:
+            self._waiting, self._unfinished = [*run], run
+
+    def _has_text(self, token: int) -> bool:
+        return self._tokenizer.piece(token) is not None and token not in self._tokenizer.special_ids
+
+    def _byte_of(self, token: int) -> int | None:
+        """The byte that a token such as <0xE2> stands for; None for others."""
+        piece = self._tokenizer.piece(token) or ""
+        return int(piece[3:5], 16) if _BYTE_TOKEN.fullmatch(piece) else None
+
+    def _without_prompt(self, text: str) -> str:
+        """Without the prompt's unfinished character, where nothing has completed it."""
+        if not (text and self._unfinished):
+            return text
+        self._unfinished = []
+        return text.removeprefix("\ufffd")
 
     def _release(self) -> str:
         if not self._waiting:
             return ""
-        known = self._tokenizer.decode(self._context)
+        known = self._tokenizer.decode(self._context + self._unfinished)
         text = self._tokenizer.decode(self._context + self._waiting)
-        self._context, self._waiting = self._waiting[-1:], []
+        if self._unfinished and not text.startswith(known):  # it was completed
+            known = self._tokenizer.decode(self._context)
+        self._context, self._waiting, self._unfinished = self._waiting[-1:], [], []
         return text[len(known) :]
 
 
@@ -169,6 +227,15 @@ def _show(text: str) -> str:
         return f"<0x{code:02X}>" if code < 128 else f"<U+{code:04X}>"
 
     return "".join(c if c.isprintable() else number(c) for c in text.translate(_VISIBLE))
+
+
+def _is_text(run: bytes) -> bool:
+    """Whether these bytes are whole characters."""
+    try:
+        run.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _whole(text: str) -> str:

@@ -14,3 +14,10 @@ EXACT = {
     "paged": "paged:block_size=4",
     "prefix": "prefix:block_size=4",
 }
+
+# Settings under which kinds forget or round: what a sequence gets must be its own all the same.
+LOSSY = [
+    "sliding_window:window=6", "sinks:sinks=2,window=5", "sinks:sinks=0,window=4",
+    "heavy_hitters:budget=0.5", "heavy_hitters:budget=0.3,recent=0.3", "heavy_hitters:budget=6",
+    "int8", "int4", "int2", "fp8", "int4:residual=3", "kivi4:group=4", "kivi2:group=4,residual=8",
+]  # fmt: skip

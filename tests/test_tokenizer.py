@@ -1,76 +1,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import processors
 
 from labcore.config import ModelConfig
 from labcore.errors import CheckpointError
-from labcore.tokenizer import Tokenizer
+from labcore.tokenizer import LOOK_BACK, Tokenizer
+from tests.spellings import TOKENIZERS, byte_level
 
-CORPUS = [
-    "the cat sat on the mat",
-    "the dog ate the cat's hat\n",
-    "naïve café",
-    "日本語 テキスト",
-    "🙂🙂 👩‍👩‍👧",
-]
-
-
-def byte_level() -> tokenizers.Tokenizer:
-    """As Llama 3 and Qwen have: tokens are runs of bytes, a character may be split between them."""
-    library = tokenizers.Tokenizer(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|story|>", "<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    library.train_from_iterator(CORPUS, trainer)
-    library.add_tokens([AddedToken("plain added ✓", special=False)])
-    return library
-
-
-def byte_fallback() -> tokenizers.Tokenizer:
-    """As Llama 2 and Mistral have: ▁ for a space, one token per byte for what the vocabulary lacks."""
-    pieces = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
-    pieces += ["▁", "▁the", "▁▁", "t", "h", "e", "c", "a", "▁cat", "é", "s", "▁s", "\ufffd"]
-    vocab = {piece: number for number, piece in enumerate(pieces)}
-    merges = [("▁", "▁"), ("▁", "s")]
-    library = tokenizers.Tokenizer(
-        models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    )
-    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    library.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    library.add_special_tokens(["<unk>", "<s>", "</s>"])
-    return library
-
-
-def metaspace() -> tokenizers.Tokenizer:
-    """As sentencepiece's Metaspace pre-tokenizer has it, without bytes."""
-    vocab = {p: i for i, p in enumerate(["<unk>", "▁", "▁the", "▁▁a", "t", "h", "e", "▁cat", "🙂", "é"])}
-    library = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token="<unk>"))
-    library.pre_tokenizer = pre_tokenizers.Metaspace()
-    library.decoder = decoders.Metaspace()
-    library.add_special_tokens(["<unk>"])
-    return library
-
-
-TOKENIZERS = {build.__name__: Tokenizer(build()) for build in (byte_level, byte_fallback, metaspace)}
 NAMES = list(TOKENIZERS)
 
 
-def streamed(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
-    stream = tokenizer.stream()
+def streamed(tokenizer: Tokenizer, tokens: list[int], prompt: Sequence[int] = ()) -> list[str]:
+    stream = tokenizer.stream(prompt)
     return [*(stream.push(token) for token in tokens), stream.flush()]
 
 
@@ -79,6 +28,27 @@ def streamed(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
 def test_streaming_any_tokens_gives_what_decoding_all_gives(name: str, tokens: list[int]) -> None:
     tokenizer = TOKENIZERS[name]
     assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@given(
+    st.sampled_from(NAMES),
+    st.lists(st.integers(0, 330), max_size=9),
+    st.lists(st.integers(0, 330), max_size=9),
+)
+@settings(max_examples=600)
+def test_behind_a_prompt_a_stream_is_what_the_tokens_add(
+    name: str, prompt: list[int], tokens: list[int]
+) -> None:
+    tokenizer = TOKENIZERS[name]
+    added = "".join(streamed(tokenizer, tokens, prompt))
+    assert added == tokenizer.continuation(prompt, tokens)
+    before, both = tokenizer.decode(prompt), tokenizer.decode(prompt + tokens)
+    if both.startswith(before):
+        assert before + added == both
+    elif name == "byte_level":  # the prompt's last character was completed
+        assert before.removesuffix("\ufffd") + added == both
+    else:  # the prompt's bytes and these are one run, which is spelt otherwise as a whole
+        assert both.endswith(added)
 
 
 @given(
@@ -118,6 +88,56 @@ def test_a_leading_space_is_not_lost_after_the_first_token() -> None:
         the = next(token for token in range(tokenizer.vocab_size) if tokenizer.piece(token) == piece)
         first = " the" if name == "byte_level" else "the"
         assert streamed(tokenizer, [the] * 3) == [first, " the", " the", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "pieces", "added"),
+    [
+        ("byte_fallback", "the cat", ["▁the"], [" the", ""]),
+        ("byte_fallback", "the cat\n", ["▁the"], [" the", ""]),
+        ("byte_fallback", "the cat", ["</s>", "▁the", "</s>", "▁the"], ["", " the", "", " the", ""]),
+        ("byte_fallback", "the cat", ["t", "▁the"], ["t", " the", ""]),
+        ("byte_fallback", "é語", ["▁the"], [" the", ""]),
+        ("byte_fallback", "the", ["<0xE8>", "<0xAA>", "<0x9E>", "▁s"], ["", "", "", "語 s", ""]),
+        ("byte_fallback", "the", ["<0xE8>", "<0xAA>"], ["", "", "\ufffd\ufffd"]),
+        ("byte_fallback", "the", [], [""]),
+        ("byte_fallback", "", ["▁the", "▁the"], ["the", " the", ""]),
+        ("metaspace", "the", ["▁the"], [" the", ""]),
+        ("metaspace first", "the", ["▁cat", "▁the"], [" cat", " the", ""]),
+        ("metaspace never", "", ["▁the"], [" the", ""]),
+        ("words", "the", ["cat", "the"], [" cat", " the", ""]),
+        ("byte_level", "the", ["Ġthe"], [" the", ""]),
+    ],
+)
+def test_a_leading_space_behind_a_prompt_is_not_lost(
+    name: str, prompt: str, pieces: list[str], added: list[str]
+) -> None:
+    tokenizer = TOKENIZERS[name]
+    tokens = [tokenizer._library.token_to_id(piece) for piece in pieces]
+    known = tokenizer.encode(prompt)
+    assert streamed(tokenizer, tokens, known) == added
+    assert streamed(tokenizer, tokens, [*known, tokenizer._library.token_to_id("<unk>") or 0]) == added
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_prompt_is_not_read_whole(name: str) -> None:
+    """Bytes or special tokens without end: what begins before them makes no difference."""
+    tokenizer = TOKENIZERS[name]
+    for prompt in ([3 + byte for byte in "語".encode()] * 20_000, [0] * 60_000):
+        decoder = tokenizer.stream(prompt)
+        assert len(decoder._context + decoder._waiting) <= LOOK_BACK
+        assert decoder.push(4) + decoder.flush() == tokenizer.continuation(prompt[-3000:], [4])
+
+
+def test_a_character_that_the_prompt_begins_comes_out_whole() -> None:
+    for name, character in (("byte_level", "ü"), ("byte_fallback", "語")):
+        tokenizer = TOKENIZERS[name]
+        *known, last = tokenizer.encode("the " + character)
+        assert tokenizer.decode(known).endswith("\ufffd")
+        assert "".join(streamed(tokenizer, [last], known)) == character
+        other = tokenizer.encode("the")[-1:]  # it stays unfinished, as the prompt's text has it
+        assert "".join(streamed(tokenizer, other, known)) == tokenizer.decode(other)
+        assert "".join(streamed(tokenizer, [], known)) == ""
 
 
 def test_special_tokens_are_silent_and_unknown_ids_too() -> None:

@@ -45,8 +45,7 @@ class Row:
     """One way of guessing on one kind of work; medians of whole runs. guesses: at most, each time; 0: none.
 
     accepted: share of the checked guesses that were right. tokens_per_step: of one answer, in the mean.
-    faster: how many times as fast as without guesses. same: whether the answers are those without; None where
-    they are drawn.
+    faster: how many times as fast as without guesses. same: whether the answers are those without.
     """
 
     work: str
@@ -58,7 +57,7 @@ class Row:
     accepted: float | None
     tokens_per_step: float
     faster: float
-    same: bool | None
+    same: bool
 
 
 Play = Callable[[Drafter | None], Run]
@@ -95,7 +94,7 @@ def bench_speculate(
     for work, (play, ways) in works.items():
         contestants = {way.label: partial(play, way.drafter) for way in ways}
         found = interleave(contestants, repeats=repeats, progress=partial(_tell, progress, work))
-        rows += [_row(work, way, found, greedy=work != drawn) for way in ways]
+        rows += [_row(work, way, found) for way in ways]
     return {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -180,7 +179,7 @@ def _batched(model: Model, prompts: list[list[int]], new: int) -> Play:
     return run
 
 
-def _row(work: str, way: _Way, found: dict[str, Samples[Run]], greedy: bool) -> Row:
+def _row(work: str, way: _Way, found: dict[str, Samples[Run]]) -> Row:
     mine, plain = found[way.label], next(iter(found.values()))
     seconds, first = mine.median(lambda run: run.seconds), mine.results[0]
     count = sum(map(len, first.tokens))
@@ -194,5 +193,5 @@ def _row(work: str, way: _Way, found: dict[str, Samples[Run]], greedy: bool) -> 
         accepted=first.accepted / first.drafted if first.drafted else None,
         tokens_per_step=count / (count - first.accepted),
         faster=plain.median(lambda run: run.seconds) / seconds,
-        same=first.tokens == plain.results[0].tokens if greedy else None,
+        same=first.tokens == plain.results[0].tokens,
     )

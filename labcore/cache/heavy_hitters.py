@@ -37,7 +37,11 @@ class _Held(NamedTuple):
 
 
 class HeavyHittersCache(KVCache):
-    """budget: positions kept, a number or a share of the capacity. recent: the share of it for the newest."""
+    """budget: positions kept, a number or a share of the capacity. recent: the share of it for the newest.
+
+    A share is of each sequence's own capacity, which its padding is no part of: a row keeps as much as it
+    would alone. `budget` is the largest of the rows' `budgets`, (B,); `recents`, (B,): of these, the newest.
+    """
 
     kind: ClassVar[str] = "heavy_hitters"
     rewinds: ClassVar[bool] = False
@@ -45,10 +49,23 @@ class HeavyHittersCache(KVCache):
 
     def __init__(self, *args: Any, budget: int | float = 0.2, recent: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.budget, self.recent = _shares(budget, recent, self._limit)
+        shares = [_shares(budget, recent, capacity) for capacity in self._own_capacities()]
+        self.budgets, self.recents = torch.tensor(shares, device=self.device).unbind(1)
+        self.budget = max(kept for kept, _ in shares)
         self._refuse_if_too_big(self._bytes_for(self.budget + 1))
         self.held = [self._empty() for _ in range(self.config.num_hidden_layers)]
         self._next: dict[int, _Held] = {}
+
+    def _own_capacities(self) -> list[int]:
+        """Positions that each sequence may reach, padding left out.
+
+        In a batch the shorter ones may go on where the longest has come to the end of the model's context,
+        and then the capacity is more than any sequence has; the last token of a context is never fed.
+        """
+        if self.padding is None:
+            return [self._limit] * self.batch_size
+        most = self.config.max_position_embeddings - 1
+        return [min(self._limit - pad, most) for pad in self.padding.tolist()]
 
     def _empty(self) -> _Held:
         shape = self._layer_shape(self.budget + 1)
@@ -73,7 +90,7 @@ class HeavyHittersCache(KVCache):
 
     @property
     def kept(self) -> int:
-        """The budget at most."""
+        """The largest budget at most."""
         return min(self._length, self.budget)
 
     def begin(self, n: int) -> Tensor:
@@ -123,6 +140,7 @@ class HeavyHittersCache(KVCache):
         """Gather the sequences' rows."""
         self.held = [_Held(*(tensor[rows] for tensor in held)) for held in self.held]
         self.padding = self.padding[rows] if self.padding is not None else None
+        self.budgets, self.recents = self.budgets[rows], self.recents[rows]
         self.batch_size = len(rows)
 
     # Parts of a step
@@ -153,8 +171,10 @@ class HeavyHittersCache(KVCache):
         seen = (held >= self._first_real()) & (held <= queries)
         return (seen | (held == queries))[:, :, None]
 
-    def _first_real(self) -> Tensor | int:
-        return 0 if self.padding is None else self.padding[:, None, None, None]
+    def _first_real(self) -> Tensor:
+        if self.padding is None:
+            return torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=self.device)
+        return self.padding[:, None, None, None]
 
     def _real_queries(self, begin: int, n: int) -> Tensor | float:
         """What a query's attention counts for: nothing where it is padding."""
@@ -166,16 +186,20 @@ class HeavyHittersCache(KVCache):
 
     def _cut(self, all_: _Held) -> _Held:
         """Leave the budget's worth: the newest, and of the others those with the largest sums."""
-        first_recent = self._length + self._new - self.recent
+        first_recent = (self._length + self._new - self.recents)[:, None, None]
         worth = all_.sums.masked_fill(all_.slots >= first_recent, math.inf)
-        lost = all_.slots[:, :, None] < self._first_real()  # empty entries and padding
-        worth = worth.masked_fill(lost[:, :, 0], -math.inf)
+        lost = all_.slots < self._first_real()[..., 0]  # empty entries and padding
+        budgets = self.budgets[:, None, None]
         if self._new == 1:
+            # Where the budget is spent somebody real leaves, else an entry that holds nothing.
+            spent = (~lost).sum(-1, keepdim=True) > budgets
+            worth = torch.where(lost, torch.where(spent, math.inf, -math.inf), worth)
             leaves = worth.argmin(-1, keepdim=True)
             return all_._replace(slots=all_.slots.scatter(2, leaves, -1))
-        stay = worth.topk(self.budget, dim=-1)
+        stay = worth.masked_fill(lost, -math.inf).topk(self.budget, dim=-1)
+        gone = (stay.values == -math.inf) | (torch.arange(self.budget, device=self.device) >= budgets)
         rows = stay.indices[..., None].expand(-1, -1, -1, self.config.head_dim)
-        slots = all_.slots.gather(2, stay.indices).masked_fill(stay.values == -math.inf, -1)
+        slots = all_.slots.gather(2, stay.indices).masked_fill(gone, -1)
         kept = (
             all_.keys.gather(2, rows),
             all_.values.gather(2, rows),

@@ -5,6 +5,9 @@ values as before, but keys per channel over groups of tokens, because some chann
 larger than the rest in every token; a group can be rounded only once it is complete, so the newest tokens
 wait in full precision.
 
+Groups begin at each sequence's own first token: behind p positions of padding, a sequence is stored -p mod
+group entries further on, so that its groups are those that it has alone.
+
 A step attends to what was rounded in earlier steps and to its own keys and values as they are. One layer at
 a time is read back into full precision for that; it is gone before the next layer's turn.
 """
@@ -22,6 +25,8 @@ from labcore.kernels import packing
 from labcore.perf.costs import CacheTraffic
 
 Stored = dict[str, Tensor]
+Rows = Tensor | slice
+EVERY = slice(None)
 
 
 class QuantizedCache(KVCache):
@@ -49,9 +54,12 @@ class QuantizedCache(KVCache):
         self._step = self.group if scheme == "kivi" else 1  # positions that are rounded together
         self.residual = (self._step if scheme == "kivi" else 0) if residual is None else residual
         self._check()
-        self._rounded = 0  # positions that are in codes; the others, up to the length, wait
+        pads = [0] * self.batch_size if self.padding is None else self.padding.tolist()
+        self._shifts = [-pad % self._step for pad in pads]  # entries that each row is stored further on
+        self._rounded = dict.fromkeys(self._shifts, 0)  # shift -> entries in codes; the others wait
+        self._rows = _rows_of(self._shifts, self.device)
         self._pending: dict[int, tuple[Tensor, Tensor]] = {}
-        self._reserve(-(-self._limit // self._step) * self._step)
+        self._reserve(-(-(self._limit + max(self._shifts)) // self._step) * self._step)
 
     def _check(self) -> None:
         size = self.config.head_dim
@@ -137,42 +145,44 @@ class QuantizedCache(KVCache):
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """What is held, read back, then what waits, then the new positions."""
         self._pending[layer] = (k, v)
-        waiting = self.waiting[layer][:, :, :, : self._length - self._rounded]
-        keys = self._read(self.keys[layer], self._rounded)
-        values = self._read(self.values[layer], self._rounded)
-        return torch.cat([keys, waiting[0], k], dim=2), torch.cat([values, waiting[1], v], dim=2)
+        parts = {shift: self._row_parts(layer, shift, k, v) for shift in self._rows}
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        keys, values = (x.new_empty(*x.shape[:2], self._length + x.shape[2], x.shape[3]) for x in (k, v))
+        for shift, (some_keys, some_values) in parts.items():
+            keys[self._rows[shift]], values[self._rows[shift]] = some_keys, some_values
+        return keys, values
+
+    def _row_parts(self, layer: int, shift: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`update` for the rows of one shift."""
+        rows, done = self._rows[shift], self._rounded[shift]
+        waiting = self.waiting[layer][:, rows, :, : self._length + shift - done]
+        keys = torch.cat([self._read(self.keys[layer], done, rows), waiting[0], k[rows]], dim=2)
+        values = torch.cat([self._read(self.values[layer], done, rows), waiting[1], v[rows]], dim=2)
+        return keys[:, :, shift:], values[:, :, shift:]
 
     def commit(self) -> None:
         """Round what need not wait any longer."""
-        end = self._length + self._new
-        due = max(0, end - self.residual - self._rounded) // self._step * self._step
-        for layer, (k, v) in self._pending.items():
-            held = self.waiting[layer][:, :, :, : self._length - self._rounded]
-            all_ = torch.cat([held, torch.stack([k, v])], dim=3)
-            if due:
-                self._write(self.keys[layer], self._without_padding(all_[0, :, :, :due]))
-                self._write(self.values[layer], self._without_padding(all_[1, :, :, :due]))
-            self.waiting[layer][:, :, :, : all_.shape[3] - due] = all_[:, :, :, due:]
+        for shift, rows in self._rows.items():
+            waits = self._length + shift - self._rounded[shift]
+            due = max(0, waits + self._new - self.residual) // self._step * self._step
+            for layer, (k, v) in self._pending.items():
+                held = self.waiting[layer][:, rows, :, :waits]
+                all_ = torch.cat([held, torch.stack([k[rows], v[rows]])], dim=3)
+                if due:
+                    self._write(self.keys[layer], all_[0, :, :, :due], shift)
+                    self._write(self.values[layer], all_[1, :, :, :due], shift)
+                self.waiting[layer][:, rows, :, : all_.shape[3] - due] = all_[:, :, :, due:]
+            self._rounded[shift] += due
         self._pending.clear()
-        self._rounded += due
         super().commit()
 
-    def _without_padding(self, x: Tensor) -> Tensor:
-        """Padding must not stretch a group's range: it repeats the last token of its group instead."""
-        if self.padding is None or self._step == 1:
-            return x
-        at = torch.arange(self._rounded, self._rounded + x.shape[2], device=self.device)
-        padded = (at < self.padding[:, None])[:, None, :, None]
-        last = x.unflatten(2, (-1, self._step))[:, :, :, -1:].expand(-1, -1, -1, self._step, -1).flatten(2, 3)
-        return torch.where(padded, last, x)
-
-    def _write(self, side: Stored, x: Tensor) -> None:
-        """Round x (B, h_kv, n, d) behind the positions that are rounded already."""
-        by_channel = _by_channel(side)
-        parts = self._rounded_parts(x, by_channel)
-        for name, part in parts.items():
-            start = self._rounded // self.group if by_channel and name != "codes" else self._rounded
-            side[name].narrow(2, start, part.shape[2]).copy_(part)
+    def _write(self, side: Stored, x: Tensor, shift: int) -> None:
+        """Round x (rows of this shift, h_kv, n, d) behind what is rounded already."""
+        by_channel, done = _by_channel(side), self._rounded[shift]
+        for name, part in self._rounded_parts(x, by_channel).items():
+            start = done // self.group if by_channel and name != "codes" else done
+            side[name][self._rows[shift], :, start : start + part.shape[2]] = part
 
     def _rounded_parts(self, x: Tensor, by_channel: bool) -> Stored:
         grouped = x.unflatten(2, (-1, self.group)) if by_channel else x.unflatten(-1, (-1, self.group))
@@ -184,19 +194,19 @@ class QuantizedCache(KVCache):
         flat = codes.flatten(2, 3) if by_channel else codes.flatten(3)
         return {"codes": packing.pack(flat, self._width()), "scale": scale, "lowest": lowest}
 
-    def _read(self, side: Stored, n: int) -> Tensor:
-        """The first n rounded positions in full precision, (B, h_kv, n, d)."""
+    def _read(self, side: Stored, n: int, rows: Rows = EVERY) -> Tensor:
+        """The first n entries of these rows in full precision, (rows, h_kv, n, d)."""
         by_channel = _by_channel(side)
         groups = n // self.group if by_channel else n
-        codes = side["codes"][:, :, :n]
-        scale = side["scale"][:, :, :groups]
+        codes = side["codes"][rows, :, :n]
+        scale = side["scale"][rows, :, :groups]
         if self.bits == "fp8":
             return (codes.to(self.dtype).unflatten(-1, (-1, self.group)) * scale.to(self.dtype)).flatten(3)
         whole = packing.unpack(codes, self._width())
         grouped = (
             whole.unflatten(2, (-1, self.group)) if by_channel else whole.unflatten(-1, (-1, self.group))
         )
-        plain = packing.dequantize(grouped, scale, side["lowest"][:, :, :groups], self.dtype)
+        plain = packing.dequantize(grouped, scale, side["lowest"][rows, :, :groups], self.dtype)
         return plain.flatten(2, 3) if by_channel else plain.flatten(3)
 
     # Histories
@@ -204,14 +214,14 @@ class QuantizedCache(KVCache):
     def truncate(self, n: int) -> None:
         """Forget everything from position n on. The rest of a cut group waits again, as it was rounded."""
         super().truncate(n)
-        if n >= self._rounded:
-            return
-        whole = n // self._step * self._step
-        for layer, waiting in enumerate(self.waiting):
-            for part, side in zip(waiting, (self.keys[layer], self.values[layer]), strict=True):
-                if n > whole:
-                    part[:, :, : n - whole] = self._read(side, whole + self._step)[:, :, whole:n]
-        self._rounded = whole
+        for shift, rows in self._rows.items():
+            end = n + shift
+            if end < self._rounded[shift]:
+                self._rounded[shift] = whole = end // self._step * self._step
+                for layer, waiting in enumerate(self.waiting):
+                    for part, side in zip(waiting, (self.keys[layer], self.values[layer]), strict=True):
+                        cut = self._read(side, whole + self._step, rows)[:, :, whole:end]
+                        part[rows, :, : end - whole] = cut
 
     def select(self, rows: Tensor) -> None:
         """Gather the sequences' rows."""
@@ -220,7 +230,19 @@ class QuantizedCache(KVCache):
                 side.update({name: tensor[rows] for name, tensor in side.items()})
         self.waiting = [tensor[:, rows] for tensor in self.waiting]
         self.padding = self.padding[rows] if self.padding is not None else None
+        self._shifts = [self._shifts[row] for row in rows.tolist()]
+        self._rows = _rows_of(self._shifts, self.device)
         self.batch_size = len(rows)
+
+
+def _rows_of(shifts: list[int], device: torch.device) -> dict[int, Rows]:
+    """Shift -> the rows that have it."""
+    if len({*shifts}) == 1:
+        return {shifts[0]: EVERY}
+    return {
+        shift: torch.tensor([row for row, own in enumerate(shifts) if own == shift], device=device)
+        for shift in {*shifts}
+    }
 
 
 def _by_channel(side: Stored) -> bool:

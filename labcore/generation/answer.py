@@ -14,7 +14,7 @@ class Answer:
     def __init__(self, model: Model, prompt: list[int], stopping: Stopping) -> None:
         self.output = Output(prompt_tokens=prompt)
         self.ended: FinishReason | None = None
-        self._text = TextStream(model.tokenizer, stopping.strings)
+        self._text = TextStream(model.tokenizer, stopping.strings, prompt)
         self._eos = stopping.eos_of(model)
 
     def push(self, token: int, seconds: float, last: bool) -> str:

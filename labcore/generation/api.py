@@ -48,6 +48,7 @@ def generate(
     """Answer a prompt (text or token ids), or a list of prompts as one batch.
 
     sampling: the fields of SamplingParams (temperature, top_k, top_p, min_p, repetition_penalty, seed).
+    Prompt i of a list draws with seed + i, and what it gets does not depend on the others.
     Answers end at an end-of-sequence token (unless ignore_eos), at a stop string (not part of the text),
     after max_new_tokens, or where the model's context ends (kinds of cache that roll go on past it).
     cache: a kind, alone or with settings ("sinks:sinks=4,window=60"), a CacheSpec, or a factory.
@@ -55,7 +56,8 @@ def generate(
     with the contiguous cache only, and with a wait at first use (see warm_up).
     trace: record every step of the first answer.
     speculation: what guesses tokens, which are then checked several at a time: a DraftModel, a PromptLookup
-    or another Drafter (see `generation.speculation`); for one prompt. The answer is the one without.
+    or another Drafter (see `generation.speculation`); for one prompt. The answer is the one without, whatever
+    the temperature: each new token has a random number of its own, which the seed decides.
     Returns an Output, or a list of them for a list of prompts.
     Raises PromptError, SamplingError, OutOfMemory, and for `step` ConfigError, DeviceError, NotSupported.
     """
@@ -75,9 +77,7 @@ def generate(
             outputs = [beam_search(model, one, beams, stopping, cache) for one in prompts.singles()]
     else:
         with memory_told(model):
-            run = Generation(
-                model, prompts, params, stopping, cache, trace_options(trace), step, speculation
-            )
+            run = Generation(model, prompts, params, stopping, cache, trace_options(trace), step, speculation)
             outputs = _run(run)
     return outputs if is_batch(prompt) else outputs[0]
 
@@ -119,10 +119,9 @@ def _run(run: Generation) -> list[Output]:
     """All steps of a batch. An answer that has ended waits for the others, its further tokens ignored."""
     answers = [Answer(run.model, tokens, run.stopping) for tokens in run.prompts.lists]
     for step in run:
-        last = step.index == run.new_tokens - 1
-        for answer, token in zip(answers, step.tokens, strict=True):
+        for answer, token, room in zip(answers, step.tokens, run.rooms, strict=True):
             if not answer.ended:
-                answer.push(token, step.seconds, last)
+                answer.push(token, step.seconds, last=step.index == room - 1)
         if all(answer.ended for answer in answers):
             break
     first = answers[0].output

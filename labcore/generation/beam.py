@@ -88,11 +88,10 @@ class _Search:
         else:
             self._finish_running()
         best = max(self.finished, key=self._rank)
-        tokenizer = self.model.tokenizer
         return Output(
             prompt_tokens=self.prompt.lists[0],
             tokens=best.tokens,
-            text=tokenizer.decode(best.tokens) if tokenizer else "",
+            text=self._text(best),
             finish_reason=best.finish_reason,
             step_seconds=seconds,
             score=self._rank(best),
@@ -144,6 +143,11 @@ class _Search:
         worst = sorted(map(self._rank, self.finished), reverse=True)[self.beams - 1]
         length = self.known.shape[1] - self.start
         return worst >= float(self.scores[0]) / length**self.penalty
+
+    def _text(self, answer: Hypothesis) -> str:
+        tokenizer = self.model.tokenizer
+        shown = answer.tokens[:-1] if answer.finish_reason == "eos" else answer.tokens
+        return tokenizer.continuation(self.prompt.lists[0], shown) if tokenizer else ""
 
     def _rank(self, answer: Hypothesis) -> float:
         return answer.score / len(answer.tokens) ** self.penalty

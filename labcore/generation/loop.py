@@ -63,7 +63,8 @@ class BatchStep:
 class Generation:
     """One batch of prompts on its way: iterate for its steps.
 
-    It runs to max_new_tokens or to the end of the model's context; whoever iterates may stop before.
+    It runs until each sequence has max_new_tokens or is at the end of the model's context; whoever iterates
+    may stop before. rooms: how many tokens each sequence may get; new_tokens: the most of them.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Generation:
         _ensure_step(step, model, trace)
         self.model, self.prompts, self.stopping, self.kind = model, prompts, stopping, step
         length = prompts.tokens.shape[1]
-        self.new_tokens = stopping.room(model, length, is_endless(cache))
+        # Each sequence has its own context: the shorter ones go on where the longest is at its end.
+        self.rooms = [stopping.room(model, len(one), is_endless(cache)) for one in prompts.lists]
+        self.new_tokens = max(self.rooms)
         # The last token is drawn but never fed, so it needs no room in the cache.
         room = room_for(step, length + self.new_tokens - 1)
         self.cache = new_cache(model, cache, prompts, room)
@@ -144,8 +147,9 @@ class Generation:
         """The tokens of one step, one more than were guessed right. The cache forgets the wrong ones."""
         feed = torch.tensor([known[self.cache.length :] + guesses], device=self.model.device)
         logits = self.model.transformer(feed, self.cache, logits_to_keep=len(guesses) + 1)[0].float()
-        stream = next(iter(self.sampler.streams), None)
-        tokens = check(guesses, logits, self.sampler.params, stream, lambda: known)
+        new = self.length - self.prompts.tokens.shape[1]
+        points = [row.of(new, len(guesses) + 1) for row in self.sampler.points]
+        tokens = check(guesses, logits, self.sampler.params, points[0] if points else None, lambda: known)
         end = self.length + len(tokens)
         self.known[0, self.length : end] = torch.tensor(tokens)
         self.length = end

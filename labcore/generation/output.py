@@ -25,7 +25,8 @@ class Step:
 
 @dataclass
 class Output:
-    """One finished answer. Times in seconds; the prompt is not part of `text` and `tokens`.
+    """One finished answer. Times in seconds; the prompt is not part of `text` and `tokens`: the prompt's text
+    and `text` together are the text of both.
 
     In a batch all sequences step together, so each output carries the batch's step times up to its own end.
     drafted, accepted: guesses that were checked and those that were right, where there was speculation.

@@ -119,22 +119,42 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     return torch.full_like(logits, -math.inf).scatter_(1, order, ordered.masked_fill(before >= p, -math.inf))
 
 
+class Points:
+    """The random numbers of one sequence, in [0, 1) and the same on every device: one for each new token.
+
+    Number i belongs to new token i, however the steps are cut and however often one of them is taken again.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._stream = torch.Generator("cpu").manual_seed(seed)
+        self._first, self._drawn = 0, torch.empty(0)
+
+    def of(self, first: int, count: int = 1) -> Tensor:
+        """(count,) fp32: those of new tokens first, first + 1, …; the ones before are forgotten."""
+        if (missing := first + count - self._first - len(self._drawn)) > 0:
+            self._drawn = torch.cat([self._drawn, torch.rand(missing, generator=self._stream)])
+        self._drawn, self._first = self._drawn[first - self._first :], first
+        return self._drawn[:count]
+
+
 class Sampler:
-    """Draws tokens for a batch. Row i has its own random stream (seed + i), the same on every device.
+    """Draws tokens for a batch, step by step. Row i has its own random numbers (seed + i).
 
     A sequence therefore gets the same tokens whatever its neighbours in the batch do.
     """
 
     def __init__(self, params: SamplingParams, rows: int) -> None:
         self.params = params
-        self.streams = [] if params.greedy else [_stream(params.seed + row) for row in range(rows)]
+        self.points = [] if params.greedy else [Points(params.seed + row) for row in range(rows)]
+        self.drawn = 0  # tokens of each row
 
     def __call__(self, logits: Tensor, history: Tensor | None = None) -> Tensor:
         """(B, vocab) fp32 logits, (B, t) tokens so far -> (B,) int64 tokens."""
         processed = process_logits(logits, self.params, history)
+        self.drawn += 1
         if self.params.greedy:
             return best(processed)
-        points = torch.cat([torch.rand(1, generator=stream) for stream in self.streams])
+        points = torch.cat([row.of(self.drawn - 1) for row in self.points])
         return draw(processed, points.to(logits.device))
 
 
@@ -168,7 +188,3 @@ def draw(logits: Tensor, points: Tensor) -> Tensor:
     chosen = torch.searchsorted(sums, targets, right=True)
     last_possible = (sums >= sums[:, -1:]).int().argmax(-1, keepdim=True)
     return torch.minimum(chosen, last_possible).squeeze(1)
-
-
-def _stream(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)

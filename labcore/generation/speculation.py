@@ -1,7 +1,7 @@
 """Guesses for the next tokens, which the model then checks in one step (Leviathan et al. 2023).
 
 Where decode waits for weights, checking four tokens takes hardly longer than computing one. A drafter only
-guesses; what is accepted is decided in `check`, exactly.
+guesses; what is accepted is decided in `check`, which draws the very tokens that there were without guesses.
 """
 
 from __future__ import annotations
@@ -132,45 +132,51 @@ def check(
     guesses: Sequence[int],
     logits: Tensor,
     params: SamplingParams,
-    stream: torch.Generator | None,
+    points: Tensor | None,
     known: Callable[[], Sequence[int]],
 ) -> list[int]:
-    """Accept guesses one after another and draw one token more; exact (Leviathan et al. 2023).
+    """The model's own tokens up to the first that was not guessed, that one included.
 
-    logits: (guesses + 1, vocab) fp32, behind the newest known token and behind each guess. A guess x is taken
-    with probability p(x); else the token is drawn from p without x. So every token has the distribution that
-    it would have had alone, and greedy ones are the same tokens. stream: where draws come from. known: the
-    tokens before, for the repetition penalty.
+    Each token is drawn as it is without guesses, with the random number that belongs to it; a guess is right
+    if it is the token drawn. So the same seed gives the same tokens, whatever was guessed. A guess x is
+    accepted with probability p(x), and another token comes from p without x: that is the rule of Leviathan
+    et al. 2023 for a draft that names one token and gives no probabilities.
+
+    logits: (guesses + 1, vocab) fp32, behind the newest known token and behind each guess. points:
+    (guesses + 1,) the random numbers of these tokens; None where the best ones are taken. known: the tokens
+    before, for the repetition penalty.
     """
-    if params.greedy and params.repetition_penalty == 1.0:
-        return _right(guesses, best(logits).tolist())
+    points = None if points is None else points.to(logits.device)
+    if params.repetition_penalty == 1.0:
+        return _right(guesses, _choose(process_logits(logits, params), points))
+    return _one_by_one(guesses, logits, params, points, known())
+
+
+def _right(guesses: Sequence[int], tokens: list[int]) -> list[int]:
+    """The tokens up to the first that was not guessed."""
+    wrong = next((at for at, guess in enumerate(guesses) if guess != tokens[at]), len(guesses))
+    return tokens[: wrong + 1]
+
+
+def _one_by_one(
+    guesses: Sequence[int],
+    logits: Tensor,
+    params: SamplingParams,
+    points: Tensor | None,
+    known: Sequence[int],
+) -> list[int]:
+    """As `check`, where what is drawn weakens what comes behind it."""
     tokens: list[int] = []
-    for place, guess in enumerate([*guesses, None]):
-        history = None
-        if params.repetition_penalty != 1.0:
-            history = torch.tensor([[*known(), *tokens]], device=logits.device)
-        processed = process_logits(logits[place : place + 1], params, history)[0]
-        tokens.append(_take_or_draw(processed, guess, params, stream))
-        if tokens[-1] != guess:
+    for place, row in enumerate(logits.split(1)):
+        history = torch.tensor([[*known, *tokens]], device=logits.device)
+        point = None if points is None else points[place : place + 1]
+        tokens += _choose(process_logits(row, params, history), point)
+        if place < len(guesses) and tokens[-1] != guesses[place]:
             break
     return tokens
 
 
-def _right(guesses: Sequence[int], greedy: list[int]) -> list[int]:
-    """The model's own tokens up to the first that was not guessed."""
-    wrong = next((at for at, guess in enumerate(guesses) if guess != greedy[at]), len(guesses))
-    return greedy[: wrong + 1]
-
-
-def _take_or_draw(
-    logits: Tensor, guess: int | None, params: SamplingParams, stream: torch.Generator | None
-) -> int:
-    if params.greedy:
-        return int(logits.argmax())
-    if guess is not None:
-        accepted = torch.rand(1, generator=stream).item() < logits.softmax(-1)[guess].item()
-        if accepted:
-            return guess
-        logits = logits.index_fill(0, torch.tensor(guess, device=logits.device), -torch.inf)
-    point = torch.rand(1, generator=stream)
-    return int(draw(logits[None], point.to(logits.device)))
+def _choose(processed: Tensor, points: Tensor | None) -> list[int]:
+    """(n, vocab) processed logits, (n,) points or None for the best -> n tokens."""
+    chosen: list[int] = (best(processed) if points is None else draw(processed, points)).tolist()
+    return chosen

@@ -9,13 +9,15 @@ from labcore.tokenizer import StreamDecoder, Tokenizer
 
 
 class TextStream:
-    """The text of one answer as it grows.
+    """The text of one answer as it grows: what its tokens add to the text of the prompt's tokens.
 
     Text that might be the beginning of a stop string is held back until it is clear that it is not; the
     stop string itself is never shown.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, stop: Sequence[str] = (), prompt: Sequence[int] = ()
+    ) -> None:
         if stop and tokenizer is None:
             raise SamplingError(
                 "Stop strings need a tokenizer and this model has none; use max_new_tokens instead."
@@ -23,7 +25,7 @@ class TextStream:
         self.stop = tuple(stop)
         self.stopped = False
         self.text = ""
-        self._decoder: StreamDecoder | None = tokenizer.stream() if tokenizer else None
+        self._decoder: StreamDecoder | None = tokenizer.stream(prompt) if tokenizer else None
         self._held = ""
 
     def push(self, token: int) -> str:

@@ -79,8 +79,8 @@ class BlockManager:
         return sequence.computed
 
     def count(self, sequence: Sequence) -> None:
-        """Count what was asked of the tree and what it had: once for each time that a sequence joins, however
-        often it was tried."""
+        """Count what was asked of the tree and what it had: when a sequence first joins, however often it was
+        tried. What a preempted one finds later is its own and no prefix that requests share."""
         if self.tree is not None:
             self.tree.stats.queries += 1
             self.tree.stats.tokens_asked += len(sequence.tokens)

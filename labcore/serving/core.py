@@ -6,8 +6,6 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-import torch
-
 from labcore.generation.answer import Answer
 from labcore.generation.speculation import Drafter
 from labcore.model import Model
@@ -76,9 +74,7 @@ class EngineCore:
         limit = min(length + request.stopping.max_new_tokens, self.max_model_len)
         arrival = self.clock() if request.arrival_s is None else request.arrival_s
         answer = Answer(self.model, list(request.prompt), request.stopping)
-        sequence = Sequence(request, arrival, limit, answer)
-        sequence.stream = torch.Generator("cpu").manual_seed(request.sampling.seed)
-        self._sequences[request.id] = sequence
+        self._sequences[request.id] = sequence = Sequence(request, arrival, limit, answer)
         self.scheduler.add(sequence)
 
     def abort(self, id: str) -> RequestOutput | None:
@@ -129,6 +125,7 @@ class EngineCore:
         start = self.clock()
         outputs = self._land() if self._flying and self._must_know() else []
         plan = self.scheduler.schedule(start)
+        self._counts["preemptions"] += len(plan.preempted)  # they happened, whatever becomes of the step
         self.idle_step = not plan.rows and self._flying is None
         launched = self._launch(plan, start) if plan.rows else None
         outputs += self._land()
@@ -231,7 +228,6 @@ class EngineCore:
     def _record(self, flight: Flight, outputs: list[RequestOutput | None]) -> None:
         """Tell of the step. What a row drew behind its end was never given to anybody, and does not count."""
         plan, start = flight.plan, max(flight.start_s, self._landed_s)
-        self._counts["preemptions"] += len(plan.preempted)
         drawn = [len(output.tokens) if output else 0 for output in outputs]
         self._landed_s = self.clock()
         self.events.append(

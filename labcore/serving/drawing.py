@@ -1,4 +1,4 @@
-"""Tokens for a step's rows, by each request's own settings and random stream; and guesses checked exactly."""
+"""Tokens for a step's rows, by each request's own settings and random numbers; and guesses checked."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def draw_rows(sequences: Rows[Sequence], logits: Tensor) -> list[Drawn]:
 
 
 def _choose(sequences: Rows[Sequence], logits: Tensor) -> Tensor:
-    """(R,) int64: by each request's own settings and random stream."""
+    """(R,) int64: by each request's own settings and random numbers."""
     chosen = best(logits)
     for params, rows in _groups(sequences).items():
         if params.greedy and params.repetition_penalty == 1.0:
@@ -63,7 +63,7 @@ def _choose(sequences: Rows[Sequence], logits: Tensor) -> Tensor:
         if params.greedy:
             chosen[picked] = best(processed)
         else:
-            points = torch.cat([torch.rand(1, generator=one.stream) for one in some])
+            points = torch.cat([one.points.of(one.num_output) for one in some])
             chosen[picked] = draw(processed, points.to(logits.device))
     return chosen
 
@@ -73,8 +73,10 @@ def check_guesses(sequence: Sequence, logits: Tensor) -> Drawn:
 
     logits: (guesses + 1, vocab) fp32.
     """
-    params, stream = sequence.request.sampling, sequence.stream
-    tokens = check(sequence.drafted, logits, params, stream, lambda: sequence.tokens)
+    params, points = sequence.sampling, None
+    if not params.greedy:
+        points = sequence.points.of(sequence.num_output, len(sequence.drafted) + 1)
+    tokens = check(sequence.drafted, logits, params, points, lambda: sequence.tokens)
     return Drawn(tuple(tokens), _logprobs(sequence, logits[: len(tokens)], tokens))
 
 

@@ -30,7 +30,8 @@ class StepEvent:
     """One step. start_s: on the engine's clock; seconds: the whole step, schedule_s: of it, deciding.
 
     waiting, running: requests after it. preempted: made to wait again; swapped: of those, with their blocks
-    copied to the host. admitted: (id, tokens found in the prefix cache). finished: (id, why).
+    copied to the host. admitted: (id, tokens found in the prefix cache, where
+    it was preempted its own too). finished: (id, why).
     """
 
     index: int
@@ -70,7 +71,13 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Where an engine stands, and what it has done since it was made."""
+    """Where an engine stands, and what it has done since it was made.
+
+    Tokens: prompt_tokens, of prompts whose answers have begun; output_tokens, of answers; prefix_queries, of
+    prompts when they were first admitted, and prefix_hits, what the prefix cache had of those. A preempted
+    request adds to `preemptions` and, however often it is computed again, to none of these a second time.
+    drafted, accepted: guesses that were checked, and those that were right.
+    """
 
     waiting: int
     running: int

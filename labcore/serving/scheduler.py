@@ -194,8 +194,8 @@ class Scheduler:
             return True
         sequence.found = self.blocks.adopt(sequence)
         if self.blocks.can_take(sequence, sequence.computed + min(sequence.pending, budget)):
-            self.blocks.count(sequence)
             if not sequence.admissions:
+                self.blocks.count(sequence)
                 sequence.known_prefix = sequence.found
             return True
         self.blocks.pool.free(sequence.blocks)

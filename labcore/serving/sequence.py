@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from labcore.generation.answer import Answer
-from labcore.generation.sampling import SamplingParams
+from labcore.generation.sampling import Points, SamplingParams
 from labcore.serving.requests import FinishReason, Request
 
 PENDING = -1  # stands for a token that a step under way draws
@@ -42,14 +42,18 @@ class Sequence:
     ended: FinishReason | None = None
     lingers: bool = False
     swapped: Any = None
-    stream: Any = None
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
 
     @cached_property
+    def points(self) -> Points:
+        """The random numbers of its answer, which depend on its seed and on nothing else."""
+        return Points(self.request.sampling.seed)
+
+    @cached_property
     def sampling(self) -> SamplingParams:
-        """How its tokens are drawn; its seed is in its stream, so that others may share the rest."""
+        """How its tokens are drawn; its seed is in its points, so that others may share the rest."""
         return replace(self.request.sampling, seed=0)
 
     @property

@@ -95,33 +95,43 @@ def test_attention_is_over_what_reads_back(
     torch.testing.assert_close(torch.cat(out, 1), transformer(tokens, expected), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("spec", ["int8", "int4", "fp8", "int8:residual=5"])
+@pytest.mark.parametrize("spec", SPECS)
 def test_padded_rows_are_what_each_is_alone(transformer: Transformer, spec: str) -> None:
-    """Token by token, padding changes nothing; groups of tokens begin elsewhere (see the next test)."""
+    """Step by step, after a step back too, and after the rows were selected anew."""
     torch.manual_seed(4)
-    rows = [torch.randint(0, 50, (1, length)) for length in (9, 4)]
+    rows = [torch.randint(0, 50, (1, length)) for length in (19, 14)]
     together = make(spec, batch_size=2, padding=torch.tensor([0, 5]))
     tokens = torch.cat([rows[0], torch.nn.functional.pad(rows[1], (5, 0))])
+    alone = [make(spec), make(spec)]
     transformer(tokens[:, :7], together)
-    for end in (8, 9):
-        out = transformer(tokens[:, end - 1 : end], together)
-    for row, tokens_, first in zip(out, rows, (7, 2), strict=True):
-        alone = make(spec)
-        transformer(tokens_[:, :first], alone)
-        for end in range(first + 1, tokens_.shape[1] + 1):
-            last = transformer(tokens_[:, end - 1 : end], alone)
-        torch.testing.assert_close(row, last[0], atol=1e-4, rtol=1e-4)
+    together.select(torch.tensor([1, 0]))
+    for row, cache in enumerate(alone):
+        transformer(rows[row][:, : 7 - 5 * row], cache)
+    for end in (8, 9, 12, 13, 14, 19):
+        if end == 13:
+            together.truncate(10)
+            alone[0].truncate(10)
+            alone[1].truncate(5)
+        out = transformer(tokens[[1, 0], together.length : end], together)
+        for row, cache in enumerate(alone):
+            last = transformer(rows[row][:, cache.length : end - 5 * row], cache)
+            torch.testing.assert_close(out[1 - row, -1], last[0, -1], atol=1e-4, rtol=1e-4)
 
 
-def test_padding_does_not_stretch_a_group(transformer: Transformer) -> None:
-    cache = make("kivi2:group=4,residual=0", batch_size=2, padding=torch.tensor([0, 3]))
-    k = torch.randn(2, 2, 4, 16)
-    k[1, :, :3] = 1e4  # padding
-    cache._new = 4
+def test_groups_begin_at_a_sequences_first_token(transformer: Transformer) -> None:
+    """Padding stretches no range, and the groups of a row are those that it has alone."""
+    cache = make("kivi2:group=4,residual=0", batch_size=3, padding=torch.tensor([0, 3, 7]))
+    k = torch.randn(3, 2, 11, 16)
+    k[1, :, :3], k[2, :, :7] = 1e4, 1e4  # padding
+    cache._new = 11
     for layer in range(2):
         cache._pending[layer] = (k, k)
     cache.commit()
-    torch.testing.assert_close(cache._read(cache.keys[0], 4)[1, :, 3], k[1, :, 3], atol=1e-2, rtol=1e-2)
+    assert cache._rounded == {0: 8, 1: 12}
+    alone = k[2, :, None, 7:11].transpose(0, 1)
+    torch.testing.assert_close(cache._read(cache.keys[0], 12)[2:, :, 8:], rounded(cache, alone, keys=True))
+    alone = k[:1, :, :8]
+    torch.testing.assert_close(cache._read(cache.keys[0], 8)[:1], rounded(cache, alone, keys=True))
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -164,9 +174,10 @@ def test_random_histories(transformer: Transformer, spec: str, history: list[tup
 
 def held(cache: QuantizedCache, layer: int) -> Tensor:
     """(2, B, h_kv, length, d): everything a layer holds, read back."""
-    waiting = cache.waiting[layer][:, :, :, : cache.length - cache._rounded]
+    (done,) = cache._rounded.values()
+    waiting = cache.waiting[layer][:, :, :, : cache.length - done]
     sides = (cache.keys[layer], cache.values[layer])
-    read = torch.stack([cache._read(side, cache._rounded) for side in sides])
+    read = torch.stack([cache._read(side, done) for side in sides])
     return torch.cat([read, waiting], dim=3).clone()
 
 

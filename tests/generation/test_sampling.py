@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from labcore.errors import SamplingError
 from labcore.generation import sampling
-from labcore.generation.sampling import Sampler, SamplingParams, draw, process_logits
+from labcore.generation.sampling import Points, Sampler, SamplingParams, draw, process_logits
 
 THREE = torch.tensor([[2.0, 1.0, 0.0]])
 logits_rows = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=20).map(
@@ -102,6 +102,15 @@ def test_rows_have_their_own_streams() -> None:
     alone = Sampler(SamplingParams(temperature=1.0, seed=8), 1)(flat[:1])
     assert pair[1] == alone[0]
     assert pair[0] != pair[1]
+
+
+def test_random_numbers_belong_to_tokens() -> None:
+    """However many are looked at in a step, and where a step is taken again."""
+    one_by_one = Points(3)
+    expected = torch.cat([one_by_one.of(token) for token in range(40)])
+    points = Points(3)
+    for first, count in ((0, 1), (1, 17), (1, 17), (4, 1), (5, 20), (25, 0), (30, 10)):
+        assert torch.equal(points.of(first, count), expected[first : first + count])
 
 
 @pytest.mark.parametrize(

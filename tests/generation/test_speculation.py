@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,16 @@ import labcore
 from labcore.cache import create
 from labcore.errors import CacheFull, ConfigError, NotSupported
 from labcore.generation import DraftModel, PromptLookup
-from labcore.generation.speculation import drafter
+from labcore.generation.sampling import Points, Sampler, SamplingParams, process_logits
+from labcore.generation.speculation import check, drafter
 from tests.serving.helpers import VOCAB, prompt, small_model
 
 MODEL = small_model()
 STORY = labcore.load("story")
+SAMPLINGS: list[dict[str, Any]] = [
+    {}, {"temperature": 0.9}, {"temperature": 1.3, "top_k": 5, "min_p": 0.1},
+    {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.3}, {"repetition_penalty": 1.5},
+]  # fmt: skip
 REWINDING = ["contiguous", "paged:block_size=4", "growing", "none", "offloaded"]
 
 
@@ -39,22 +45,20 @@ class Told:
     length=st.integers(1, 9),
     wrong=st.sets(st.integers(0, 19)),
     new=st.integers(1, 20),
-    temperature=st.sampled_from([0.0, 0.9]),
+    sampling=st.sampled_from(SAMPLINGS),
 )
-def test_a_greedy_answer_is_the_same_whatever_is_guessed(
-    cache: str, length: int, wrong: set[int], new: int, temperature: float
+def test_an_answer_is_the_same_whatever_is_guessed(
+    cache: str, length: int, wrong: set[int], new: int, sampling: dict[str, float]
 ) -> None:
     asked = prompt(7)
-    plain = labcore.generate(MODEL, asked, max_new_tokens=new, ignore_eos=True)
-    told = Told(plain.tokens, len(asked), length, wrong)
-    how = {"max_new_tokens": new, "ignore_eos": True, "cache": cache, "speculation": told}
-    out = labcore.generate(MODEL, asked, temperature=temperature, seed=3, **how)
+    how = {"max_new_tokens": new, "ignore_eos": True, "cache": cache, "seed": 3, **sampling}
+    plain = labcore.generate(MODEL, asked, **how)
+    out = labcore.generate(MODEL, asked, speculation=Told(plain.tokens, len(asked), length, wrong), **how)
+    assert out.tokens == plain.tokens
     assert len(out.tokens) == len(out.step_seconds) == new
     assert 0 <= out.accepted <= out.drafted
-    if temperature == 0.0:
-        assert out.tokens == plain.tokens
-        steps = sum(seconds > 0 for seconds in out.step_seconds)
-        assert steps == 1 + (new - 1) - out.accepted
+    steps = sum(seconds > 0 for seconds in out.step_seconds)
+    assert steps == 1 + (new - 1) - out.accepted
 
 
 def test_true_guesses_save_steps() -> None:
@@ -65,15 +69,17 @@ def test_true_guesses_save_steps() -> None:
     assert [seconds > 0 for seconds in out.step_seconds] == [True, *[True, *[False] * 4] * 4]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["lookup", "story-draft"])
-def test_the_embedded_model_tells_the_same_story(name: str) -> None:
+def test_the_embedded_model_tells_the_same_story(name: str, temperature: float) -> None:
     asked = "Once upon a time there was a little girl named Lily. She"
-    plain = labcore.generate(STORY, asked, max_new_tokens=150)
-    out = labcore.generate(STORY, asked, max_new_tokens=150, speculation=drafter(name, STORY))
+    how = {"max_new_tokens": 150, "temperature": temperature, "seed": 11}
+    plain = labcore.generate(STORY, asked, **how)
+    out = labcore.generate(STORY, asked, speculation=drafter(name, STORY), **how)
     assert (out.text, out.tokens, out.finish_reason) == (plain.text, plain.tokens, plain.finish_reason)
     if name == "story-draft":
         assert out.accepted > out.drafted / 3
-    streamed = list(labcore.stream(STORY, asked, max_new_tokens=150, speculation=drafter(name, STORY)))
+    streamed = list(labcore.stream(STORY, asked, speculation=drafter(name, STORY), **how))
     assert [step.token for step in streamed] == plain.tokens
     assert "".join(step.text for step in streamed) == plain.text
 
@@ -112,6 +118,50 @@ def test_a_command_names_what_guesses() -> None:
     assert (draft.tokens, draft.draft.name) == (6, "story-draft")
     with pytest.raises(ConfigError, match="same vocabulary"):
         drafter("shape:smollm2-135m", STORY)
+
+
+# What is right
+
+ROWS = torch.tensor([[1.2, 0.3, -0.5, 0.8, -1.5], [-0.4, 1.0, 0.6, -2.0, 0.1], [0.0, 0.5, -1.0, 1.5, 0.2]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    guesses=st.lists(st.integers(0, 4), min_size=2, max_size=2),
+    sampling=st.sampled_from(SAMPLINGS),
+    seed=st.integers(0, 99),
+)
+def test_checked_tokens_are_those_drawn_one_by_one(
+    guesses: list[int], sampling: dict[str, Any], seed: int
+) -> None:
+    params = SamplingParams(**sampling, seed=seed)
+    points, one_by_one = None if params.greedy else Points(seed).of(0, 3), Sampler(params, 1)
+    tokens = check(guesses, ROWS, params, points, lambda: [0, 1])
+    before = [0, 1]
+    for row in ROWS[: len(tokens)].split(1):
+        before += one_by_one(row, torch.tensor([before])).tolist()
+    assert tokens == before[2:]
+    assert tokens[:-1] == guesses[: len(tokens) - 1]
+    assert len(tokens) == 3 or tokens[-1] != guesses[len(tokens) - 1]
+
+
+@pytest.mark.parametrize("guess", range(5))
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_guess_is_accepted_as_often_as_it_is_likely(guess: int, sampling: dict[str, Any]) -> None:
+    """Over random numbers at equal distances: no rate but the true one is within one of them."""
+    params, many = SamplingParams(**sampling), 200
+    expected = process_logits(ROWS[:1], params, torch.tensor([[0, 1]]))[0].softmax(-1)
+    counts = torch.zeros(5)
+    for number in range(many):
+        points = torch.tensor([(number + 0.5) / many, 0.5])
+        tokens = check([guess], ROWS[:2], params, None if params.greedy else points, lambda: [0, 1])
+        counts[tokens[0]] += 1
+        assert (len(tokens) == 2) == (tokens[0] == guess)
+    if params.greedy:
+        assert counts.argmax() == expected.argmax()
+        assert counts.max() == many
+    else:
+        assert float((counts / many - expected).abs().max()) <= 1 / many
 
 
 # What a draft model is made of: greedy steps on end

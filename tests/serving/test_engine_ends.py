@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 import labcore
-from labcore.errors import CacheFull, PromptError, SamplingError
+from labcore.errors import CacheFull, OutOfMemory, PromptError, SamplingError
 from labcore.model import Model
 from labcore.quant import QuantLinear
 from labcore.serving import LLMEngine, PromptLookup, Request, Static
+from labcore.serving.flight import Result
+from labcore.serving.sequence import Plan
 from tests.serving.helpers import (
     CONTEXT,
     EOS,
@@ -73,8 +75,7 @@ def test_tokens_are_the_same_alone(way: dict[str, Any], heads: tuple[int, int]) 
     """Greedy, penalised and sampled requests side by side; prompts of 1 token, and of whole blocks."""
     model = small_model(heads=heads)
     kinds: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.3}]
-    if "speculation" not in way:  # sampled tokens then have the same distribution, and are others
-        kinds += [{**SAMPLED, "seed": seed} for seed in (3, 4)]
+    kinds += [{**SAMPLED, "seed": seed} for seed in (3, 4)]
     requests = [
         request(f"r{index}", prompt(length, index % 3), 12, **kinds[index % len(kinds)])
         for index, length in enumerate((1, 4, 8, 16, 17, 3, 32, 1, 30))
@@ -91,6 +92,32 @@ def test_tokens_are_the_same_alone(way: dict[str, Any], heads: tuple[int, int]) 
     if way.get("num_blocks") == 12:
         assert engine.stats.preemptions > 0
     empty(engine)
+
+
+@pytest.mark.parametrize("speculation", [None, PromptLookup(3)])
+def test_sampled_tokens_are_the_same_where_steps_are_taken_again(speculation: PromptLookup | None) -> None:
+    """A step that fails has drawn already; the next one draws the same tokens with the same numbers."""
+    engine = LLMEngine(PLAIN, num_blocks=12, block_size=4, speculation=speculation)
+    launch = engine.runner.launch
+
+    def failing(plan: Plan) -> Result:
+        launch(plan)
+        raise OutOfMemory("no memory for this step")
+
+    requests = [
+        request(f"r{index}", prompt(5 + index, index), 8, **SAMPLED, seed=index) for index in range(4)
+    ]
+    for one in requests:
+        engine.add(one)
+    heard: dict[str, Heard] = {}
+    while engine.has_work:
+        engine.runner.launch = failing  # type: ignore[method-assign]
+        with pytest.raises(OutOfMemory):
+            engine.step()
+        engine.runner.launch = launch  # type: ignore[method-assign]
+        take(engine, 1, heard)
+    for one in requests:
+        assert heard[one.id].tokens == alone(PLAIN, one).tokens
 
 
 @pytest.mark.parametrize(("length", "cached"), [(1, 0), (4, 0), (5, 4), (8, 4), (9, 8)])
@@ -306,7 +333,8 @@ def test_events_and_stats_agree(way: dict[str, Any]) -> None:
     assert engine.stats.preemptions == sum(len(event.preempted) for event in events)
     assert engine.stats.output_tokens == sum(event.drawn for event in events) == 6 * 9
     assert engine.stats.prompt_tokens == sum(len(one.prompt) for one in requests)
-    assert engine.stats.prefix_hits == sum(found for event in events for _, found in event.admitted)
+    first = {id: found for event in reversed(events) for id, found in event.admitted}
+    assert engine.stats.prefix_hits == sum(first.values())
     for one in requests:
         joined = sum(id == one.id for event in events for id, _ in event.admitted)
         assert joined == 1 + sum(one.id in event.preempted for event in events)

@@ -21,6 +21,7 @@ from labcore.serving.server import create_app, plain_template, serving
 from labcore.serving.server.api_types import ChatBody, CompletionBody, Message
 from labcore.serving.server.logprobs import LEAST, Speller
 from tests.serving.fakes_server import CountingEngine
+from tests.spellings import TOKENIZERS
 
 pytestmark = pytest.mark.timeout(60)
 PROMPT = "Once upon a time"
@@ -112,6 +113,14 @@ def test_token_names_of_odd_tokens() -> None:
     assert nobody.completion([TokenLogprob(7, float("-inf"))]).token_logprobs == [LEAST]
     assert nobody.chat([TokenLogprob(7, -1.0)]).content[0].token == "token_id:7"
     assert nobody.chat([TokenLogprob(7, -1.0)]).content[0].bytes is None
+
+
+def test_offsets_are_those_of_the_text_behind_its_prompt() -> None:
+    """▁the and ▁the: the first one's space is part of the text, since a prompt stands before it."""
+    tokenizer = TOKENIZERS["byte_fallback"]
+    the = next(token for token in range(tokenizer.vocab_size) if tokenizer.piece(token) == "▁the")
+    told = Speller(tokenizer, tokenizer.encode("cat")).completion([TokenLogprob(the, -1.0)] * 2)
+    assert told.text_offset == [0, len(" the")]
 
 
 def test_choice_i_is_the_answer_to_seed_plus_i(client: openai.OpenAI) -> None:

@@ -51,7 +51,7 @@ class Answering(Response):
         super().__init__()
         self._engine, self._gate, self._timeout_s = engine, gate, timeout_s
         self._requests, self._form, self._streams, self._per_prompt = requests, form, stream, per_prompt
-        self._choices = {one.id: Choice(i, Speller(tokenizer)) for i, one in enumerate(requests)}
+        self._choices = {one.id: Choice(i, Speller(tokenizer, one.prompt)) for i, one in enumerate(requests)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = self._stream(send) if self._streams else self._whole(scope, receive, send)

@@ -14,11 +14,11 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Speller:
-    """The names of tokens of one answer, in their order, and where in its text they begin."""
+    """The names of tokens of one answer to a prompt, in their order, and where in its text they begin."""
 
-    def __init__(self, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._decoder: StreamDecoder | None = tokenizer.stream() if tokenizer else None
+        self._decoder: StreamDecoder | None = tokenizer.stream(prompt) if tokenizer else None
         self._offset = 0
 
     def completion(self, logprobs: Sequence[TokenLogprob]) -> CompletionLogprobs:

@@ -28,9 +28,9 @@ _GAUGES: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
 }
 _COUNTERS: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
     "num_preemptions": ("Requests made to wait again.", lambda now: now.preemptions),
-    "prefix_cache_queries": ("Tokens looked up in the prefix cache.", lambda now: now.prefix_queries),
-    "prefix_cache_hits": ("Tokens found in the prefix cache.", lambda now: now.prefix_hits),
-    "prompt_tokens": ("Tokens of prompts that were computed.", lambda now: now.prompt_tokens),
+    "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", lambda now: now.prefix_queries),
+    "prefix_cache_hits": ("Prompt tokens found in the prefix cache.", lambda now: now.prefix_hits),
+    "prompt_tokens": ("Tokens of prompts whose answers have begun.", lambda now: now.prompt_tokens),
     "generation_tokens": ("Tokens generated.", lambda now: now.output_tokens),
 }
 _REASONS = {"eos": "stop", "stop": "stop", "length": "length", "abort": "abort"}
