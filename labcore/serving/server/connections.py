@@ -298,8 +298,11 @@ class BoundedServer(uvicorn.Server):
                 self._sweeper.cancel()
 
     def _new_connection(self) -> asyncio.Protocol:
-        settings = {"server_state": self.server_state, "app_state": self.lifespan.state}
-        return self.config.http_protocol_class(config=self.config, **settings)
+        make: Any = self.config.http_protocol_class  # as uvicorn's own startup makes them
+        connection: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return connection
 
     def _on_want(self) -> None:
         self.bounds.note("not accepted at once for want of file descriptors")

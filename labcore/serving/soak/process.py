@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def started(model: str, options: Sequence[str] = (), descriptors: int = DESCRIPT
                 process.kill()
 
 
-def _limited(descriptors: int) -> object:
+def _limited(descriptors: int) -> Callable[[], None]:
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
