@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from labcore.serving.soak import Phase
 
+WIDTH = 100  # a table that is cut says nothing
 FAILED = 1  # the code it ends with where a phase was not good enough
 
 
@@ -42,14 +43,14 @@ def soak(
     from rich.console import Console
 
     run_soak, plan_of, names = _parts()
-    plan = replace(
-        plan_of(), clients=clients, seconds=seconds, beside=beside, attack_s=attack_seconds, names=_chosen(only, names)
-    )  # fmt: skip
-    plan = plan.quick() if quick else plan
+    plan = replace(plan_of(), clients=clients, seconds=seconds, beside=beside, attack_s=attack_seconds)
+    plan = replace(plan.quick() if quick else plan, names=_chosen(only, names))
     console = Console()
     with console.status("starting") as status:
         phases = run_soak(plan, model, url, lambda phase: status.update(f"done: {phase.name}"))
-    console.print(table(phases))
+    shown = [phase for phase in phases if not phase.is_calm]
+    console.print(table(shown), width=max(console.width, WIDTH))
+    console.print("\n".join(map(sentence, shown)), markup=False, highlight=False, soft_wrap=True)
     if json:
         _write(json, {"model": model, "url": url, "settings": asdict(plan)}, phases)
         console.print(f"Written to {json}")
@@ -58,42 +59,30 @@ def soak(
 
 
 def table(phases: Sequence[Phase]) -> Table:
-    """A row for each phase; times in ms."""
+    """A row for each load; waits in ms, memory in MB; calm: the longest one without the attack."""
     from rich.table import Table
     from rich.text import Text
 
     shown = Table()
-    for name in (
-        "",
-        "answers",
-        "left",
-        "wrong",
-        "gap p50",
-        "p99",
-        "max",
-        "×",
-        "TTFT p50",
-        "max",
-        "MB",
-        "fds",
-        "",
-    ):
-        shown.add_column(name, justify="right" if name else "left")
+    for name in ("", "gap p50", "p99", "max", "calm", "TTFT max", "calm", "MB", "fds"):
+        shown.add_column(name, justify="right" if name else "left", no_wrap=True)
     for one in phases:
-        times = (one.gap.median, one.gap.p99, one.gap.most)
+        waits = (one.gap.median, one.gap.p99, one.gap.most, one.calm_gap_s, one.ttft.most, one.calm_ttft_s)
         shown.add_row(
-            Text(one.name), f"{one.streams:,}", f"{one.left:,}", f"{one.wrong:,}", *map(_ms, times),
-            "" if one.ratio is None else f"{one.ratio:.1f}", _ms(one.ttft.median), _ms(one.ttft.most),
-            _change(one.before.memory, one.after.memory, 1e6),
-            _change(one.before.descriptors, one.after.descriptors, 1), Text(_said(one)),
+            Text(one.name), *map(_ms, waits), _change(one.before.memory, one.after.memory, 1e6),
+            _change(one.before.descriptors, one.after.descriptors, 1),
         )  # fmt: skip
     return shown
 
 
-def _said(phase: Phase) -> str:
-    parts = [*phase.faults] or ["good"]
-    parts += [f"{count} × {kind}" for kind, count in phase.errors.items()]
-    return "; ".join(parts + [f"{what}: {count}" for what, count in phase.notes.items()])
+def sentence(phase: Phase) -> str:
+    """What a phase showed, in one line."""
+    parts = ["; ".join(phase.faults) or "good", f"{phase.streams:,} answers, {phase.wrong:,} wrong"]
+    parts += [f"{count:,} left" for count in (phase.left,) if count]
+    parts += [f"{count:,} × {kind}" for kind, count in phase.errors.items()]
+    parts += [f"{what}: {count}" for what, count in phase.notes.items()]
+    parts += [f"{size:,} bytes of log" for size in (phase.log_bytes,) if size > 0]
+    return f"{phase.name}: {'; '.join(parts)}"
 
 
 def _ms(seconds: float | None) -> str:

@@ -48,7 +48,15 @@ def test_a_port_that_is_taken_ends_with_one_sentence_and_code_2() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--max-concurrency", "0"], ["--api-key", " "], ["--grace", "-1"], ["--policy", "nobody's"]]
+    "options",
+    [
+        ["--max-concurrency", "0"],
+        ["--max-connections", "0"],
+        ["--api-key", " "],
+        ["--grace", "-1"],
+        ["--policy", "nobody's"],
+        ["--allowed-host", "http://a.org"],
+    ],
 )
 def test_options_that_mean_nothing_end_with_code_2(options: list[str]) -> None:
     assert CliRunner().invoke(app, ["serve", "--port", "0", *options]).exit_code == 2

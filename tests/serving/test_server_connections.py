@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from labcore.errors import ConfigError
-from labcore.serving.server import Limits, accepting, create_app, descriptors, serving
+from labcore.serving.server import Limits, accepting, bind, create_app, descriptors, serving
 from labcore.serving.server.connections import REPORT_S, BoundedServer, Connections
 from labcore.serving.server.limits import FREE_PIECES, BodyLimit
 from tests.serving.fakes_server import CountingEngine
@@ -188,6 +188,20 @@ def test_idle_connections_give_way_to_new_ones() -> None:
             assert rest_of(connection) == b""
         crowd[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert rest_of(crowd[-1]).startswith(b"HTTP/1.1 200")
+
+
+def test_who_had_an_answer_stays_before_who_never_asked() -> None:
+    with served(Limits(max_connections=4)) as url, opened(url) as known, ExitStack() as stack:
+        for _ in range(2):
+            known.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert known.recv(1000).startswith(b"HTTP/1.1 200")
+            crowd = [stack.enter_context(opened(url)) for _ in range(12)]
+            assert rest_of(crowd[0]) == b""
+
+
+def test_small_writes_are_sent_at_once() -> None:
+    with bind("127.0.0.1", 0) as listening:  # asyncio looks at the protocol, which 0 does not name
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_a_body_that_is_on_its_way_gives_way_too() -> None:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-BACKLOG = 2048  # connections that wait to be accepted
+BACKLOG = 1024  # connections that wait to be accepted
 BURST = 256  # are accepted at once after a quiet time,
 RATE = 500.0  # and so many a second in a storm
 BATCH = 16  # in one turn of the event loop

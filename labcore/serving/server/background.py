@@ -72,16 +72,17 @@ def bind(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:  # the system's look-up would take it modulo 65536
         raise ServerError(f"{port} is no port; give --port with 1 to 65535, or 0 for any free one.")
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return _listen(family, address)
+        return _listen(host, port)
     except socket.gaierror as error:
         raise ServerError(f"There is no host {host!r} ({error.strerror}); give --host 127.0.0.1.") from None
     except OSError as error:
         raise ServerError(_mend(host, port, error)) from None
 
 
-def _listen(family: int, address: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # with its protocol named, asyncio sends at once; else a second small write may wait 40 ms for the first
+    sock = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere this would let two servers share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,8 +106,7 @@ def _mend(host: str, port: int, error: OSError) -> str:
 def _next_free(host: str, port: int) -> int:
     for number in [*range(port + 1, min(port + NEIGHBOURS, 65536)), 0]:
         try:
-            family, *_, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
-            with _listen(family, address) as sock:
+            with _listen(host, number) as sock:
                 return int(sock.getsockname()[1])
         except OSError:
             continue

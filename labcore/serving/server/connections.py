@@ -37,14 +37,16 @@ log = logging.getLogger(__name__)
 class Connections:
     """All of one server. Where there are too many, the longest idle gives way to a new one.
 
-    Idle is who has no complete request that is still to be answered.
+    Idle is who has no complete request that is still to be answered. Those who never had an answer go first:
+    so a crowd of silent ones does not push out clients between two requests.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.most = limits.max_connections
         self._open: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}  # in the order in which they became idle
+        # in the order in which they became idle: who never had an answer, and who did
+        self._idle: tuple[dict[Connection, None], dict[Connection, None]] = ({}, {})
         self._seen: Counter[str] = Counter()
         self._reported_s = -REPORT_S
 
@@ -61,7 +63,7 @@ class Connections:
 
     def make_room(self) -> bool:
         """Cut off the longest idle one; False: none is idle."""
-        oldest = next(iter(self._idle), None)
+        oldest = next(iter(self._idle[0]), None) or next(iter(self._idle[1]), None)
         if oldest is None:
             return False
         self.forget(oldest)
@@ -72,17 +74,18 @@ class Connections:
     def rest(self, connection: Connection) -> None:
         """It has nothing to be answered from now on."""
         if connection in self._open:
-            self._idle.pop(connection, None)
-            self._idle[connection] = None
+            self.work(connection)
+            self._idle[connection.was_answered][connection] = None
 
     def work(self, connection: Connection) -> None:
         """It has a complete request."""
-        self._idle.pop(connection, None)
+        for idle in self._idle:
+            idle.pop(connection, None)
 
     def forget(self, connection: Connection) -> None:
         """It is gone."""
         self._open.discard(connection)
-        self._idle.pop(connection, None)
+        self.work(connection)
 
     def note(self, what: str) -> None:
         """Count what would fill the log if each had its line."""
@@ -105,6 +108,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, all_of_them: Connections, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._all, self._limits = all_of_them, all_of_them.limits
+        self.was_answered = False  # by the app, once
         self._deadline: float | None = None  # of what the client has to send next
         self._unread_since: float | None = None
         self._closing_since: float | None = None
@@ -194,7 +198,7 @@ class Connection(HttpToolsProtocol):
     # what the app says
 
     def on_response_complete(self) -> None:
-        waiting = bool(self.pipeline)
+        waiting, self.was_answered = bool(self.pipeline), not self._partial or self.was_answered
         super().on_response_complete()
         if waiting or self.transport.is_closing():
             return
@@ -294,8 +298,11 @@ class BoundedServer(uvicorn.Server):
                 self._sweeper.cancel()
 
     def _new_connection(self) -> asyncio.Protocol:
-        settings = {"server_state": self.server_state, "app_state": self.lifespan.state}
-        return self.config.http_protocol_class(config=self.config, **settings)
+        make: Any = self.config.http_protocol_class  # as uvicorn's own startup makes them
+        connection: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return connection
 
     def _on_want(self) -> None:
         self.bounds.note("not accepted at once for want of file descriptors")

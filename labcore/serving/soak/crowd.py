@@ -79,7 +79,7 @@ class Crowd:
         self.known = tuple(answers)
 
     async def stay(self, users: int, stop: asyncio.Event, *, half_leave: bool = False) -> list[Stream]:
-        """So many clients until stop, each with one answer at a time; half of them may leave in the middle."""
+        """So many clients until stop, one answer at a time each; half of them may leave in the middle."""
         streams: list[Stream] = []
 
         async def user(number: int) -> None:

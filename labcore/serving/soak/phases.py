@@ -19,14 +19,14 @@ import httpx
 from labcore.serving.soak import attacks
 from labcore.serving.soak.crowd import TOKENS, Crowd, Stream, gathered
 from labcore.serving.soak.process import DESCRIPTORS, END_S, Target, existing, started
-from labcore.serving.soak.verdict import Phase, attacked, judged
+from labcore.serving.soak.verdict import CALM, Phase, attacked, judged
 
 OnPhase = Callable[[Phase], None]
 
 
 @dataclass(frozen=True)
 class Soak:
-    """How much of each. clients, seconds: of the first load. beside, attack_s: of the load beside each attack.
+    """How much of each. clients, seconds: of the first load. beside, attack_s: clients beside each attack.
 
     stopped_s: for which the server is stopped. grace_s: of the server that is ended. blocks: of the pool that
     preempts. names: the attacks.
@@ -38,7 +38,7 @@ class Soak:
     attack_s: float = 15.0
     stopped_s: float = 5.0
     grace_s: float = 10.0
-    blocks: int = 40
+    blocks: int = 32
     tokens: int = TOKENS
     idle: int = 2 * DESCRIPTORS
     names: tuple[str, ...] = tuple(attacks.ATTACKS)
@@ -130,7 +130,7 @@ async def beside(
     before = target.standing()
     async with _load(crowd, soak.beside) as streams:
         await asyncio.sleep(soak.attack_s)
-    calm = judged(f"calm before: {name}", streams, crowd.known, before=before, after=target.standing())
+    calm = judged(CALM + name, streams, crowd.known, before=before, after=target.standing())
     async with _load(crowd, soak.beside) as streams:
         seen: dict[str, int] = await asyncio.get_running_loop().run_in_executor(
             process, attacks.attack, name, *target.place, crowd.model, soak.idle, soak.attack_s
@@ -160,12 +160,11 @@ async def ended(soak: Soak, target: Target, crowd: Crowd) -> Phase:
         target.signal(signal.SIGTERM)
     code = await asyncio.to_thread(_exit_code, target.process, soak.grace_s + END_S)
     notes = {"exit code": code, "seconds": round(time.perf_counter() - begin, 1)}
-    phase = judged("SIGTERM under load", streams, crowd.known, notes=notes)
-    untold = {kind: count for kind, count in phase.errors.items() if not _was_told(kind)}
-    phase = replace(phase, faults=(), errors=phase.errors)
+    told = [stream for stream in streams if stream.error is None or not _was_told(stream.error)]
+    phase = judged(
+        "SIGTERM under load", told, crowd.known, notes=notes | {"aborted": len(streams) - len(told)}
+    )
     return phase.blamed(
-        f"{phase.wrong} answers have wrong words" if phase.wrong else "",
-        f"{sum(untold.values())} answers ended without a word" if untold else "",
         "" if code == 0 else f"it ended with code {code}",
         f"port {target.place[1]} still answers" if await _answers(target.place) else "",
     )
@@ -173,7 +172,7 @@ async def ended(soak: Soak, target: Target, crowd: Crowd) -> Phase:
 
 async def preempted(soak: Soak, target: Target, crowd: Crowd) -> Phase:
     """A pool that is too small for those who run: some wait again, and no word changes."""
-    async with _load(crowd, 2 * soak.beside) as streams:
+    async with _load(crowd, 4 * soak.beside) as streams:
         await asyncio.sleep(soak.attack_s)
     count = preemptions((await crowd.http.get("/metrics")).text)
     phase = judged(

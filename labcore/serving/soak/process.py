@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,8 @@ def existing(url: str) -> Target:
 @contextmanager
 def started(model: str, options: Sequence[str] = (), descriptors: int = DESCRIPTORS) -> Iterator[Target]:
     """`labcore serve` on a free port, gone afterwards. Raises LoadTestError where it does not start."""
+    if sys.platform == "win32":
+        raise LoadTestError("Windows cannot stop and continue a server; start one and give its --url.")
     command = [sys.executable, "-m", "labcore.cli", "serve", model, "--port", "0", *options]
     with tempfile.TemporaryDirectory(prefix="labcore-soak-") as folder:
         log = Path(folder) / "log"
@@ -103,7 +105,7 @@ def started(model: str, options: Sequence[str] = (), descriptors: int = DESCRIPT
                 process.kill()
 
 
-def _limited(descriptors: int) -> object:
+def _limited(descriptors: int) -> Callable[[], None]:
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

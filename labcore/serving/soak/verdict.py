@@ -9,7 +9,8 @@ from typing import Any
 
 from labcore.serving.soak.crowd import Stream
 
-GAP_S = 0.3  # no client waits longer for its next token while another misbehaves,
+CALM = "calm before: "  # what the name of a load without an attack begins with
+GAP_S = 0.3  # no client waits longer for its first or next token while another misbehaves,
 RATIO = 1.5  # or not so many times as long as without that
 
 
@@ -33,8 +34,9 @@ class Standing:
 
 @dataclass(frozen=True)
 class Phase:
-    """One load. gap, ttft: what clients waited for tokens. wrong: answers with a wrong word. calm_gap_s: the
-    longest gap of the same load without an attack. faults: why it is not good enough; empty: it is."""
+    """One load. gap, ttft: what clients waited for tokens. wrong: answers with a wrong word. calm_gap_s,
+    calm_ttft_s: the longest of the same load without an attack. faults: why it is not good enough; empty: it
+    is."""
 
     name: str
     streams: int
@@ -46,17 +48,28 @@ class Phase:
     before: Standing = Standing()
     after: Standing = Standing()
     calm_gap_s: float | None = None
+    calm_ttft_s: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether it is there only to compare with, and went well."""
+        return self.name.startswith(CALM) and not self.faults
 
     @property
     def ratio(self) -> float | None:
         """Of the longest gap to that without the attack."""
         return self.gap.most / self.calm_gap_s if self.gap.most and self.calm_gap_s else None
 
+    @property
+    def log_bytes(self) -> int:
+        """By which the server's log grew."""
+        return (self.after.log or 0) - (self.before.log or 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "ratio": self.ratio, "passed": not self.faults}
+        return {**asdict(self), "ratio": self.ratio, "log_bytes": self.log_bytes, "passed": not self.faults}
 
     def blamed(self, *faults: str) -> Phase:
         """With more faults; empty ones do not count."""
@@ -91,19 +104,21 @@ def judged(
 
 def attacked(phase: Phase, calm: Phase, answered: int) -> Phase:
     """A load beside an attack, against the same one without. answered: requests that had to be refused."""
-    phase = replace(phase, calm_gap_s=calm.gap.most)
+    phase = replace(phase, calm_gap_s=calm.gap.most, calm_ttft_s=calm.ttft.most)
     return phase.blamed(
-        gap_fault(calm.gap.most, phase.gap.most), f"{answered} foreign requests were answered" if answered else ""
-    )  # fmt: skip
+        wait_fault("gap", calm.gap.most, phase.gap.most),
+        wait_fault("first token", calm.ttft.most, phase.ttft.most),
+        f"{answered} foreign requests were answered" if answered else "",
+    )
 
 
-def gap_fault(calm_s: float | None, most_s: float | None) -> str:
-    """What is wrong with the longest gap; empty: it is within GAP_S, or within RATIO of the calm one."""
+def wait_fault(what: str, calm_s: float | None, most_s: float | None) -> str:
+    """What is wrong with the longest wait; empty: it is within GAP_S, or within RATIO of the calm one."""
     if calm_s is None or most_s is None:
-        return "there are no gaps to compare"
+        return f"{what}: there is nothing to compare"
     if most_s <= GAP_S or most_s <= RATIO * calm_s:
         return ""
-    return f"a gap of {most_s * 1e3:.0f} ms, {most_s / calm_s:.1f} times the one without"
+    return f"{what}: {most_s * 1e3:,.0f} ms, {most_s / calm_s:.1f} times that without"
 
 
 def spread(values: Sequence[float]) -> Spread:
