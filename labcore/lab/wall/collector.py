@@ -81,7 +81,9 @@ def create_app(
 
 def make_server(app: FastAPI) -> BoundedServer:
     """A server of the wall, with bounds on its connections."""
-    return BoundedServer(app, LIMITS, log_level="warning", timeout_graceful_shutdown=GRACE_S)
+    # a header that anybody may send says nothing of where a change comes from
+    settings = {"proxy_headers": False, "timeout_graceful_shutdown": GRACE_S}
+    return BoundedServer(app, LIMITS, log_level="warning", **settings)
 
 
 def _sentence(status: int, sentence: str) -> JSONResponse:
