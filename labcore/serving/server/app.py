@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from labcore import __version__
 from labcore.serving.engine import LLMEngine
-from labcore.serving.server import chat, completions, errors
+from labcore.serving.server import chat, completions, errors, invalid
 from labcore.serving.server.answer_types import Health, ModelCard, ModelList
 from labcore.serving.server.keys import ApiKey, ensure_key
 from labcore.serving.server.limits import BodyLimit, Limits
@@ -45,11 +45,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.engine.start()
+        service.start()
         try:
             yield
         finally:
-            service.engine.close()
+            service.close()
 
     # no pages of documentation: theirs come from other hosts
     app = FastAPI(
@@ -62,6 +62,7 @@ def create_app(
     )
     app.state.service = service
     errors.install(app)
+    invalid.install(app)
     app.add_middleware(BodyLimit, limits=limits)
     guard = []
     if api_key is not None:
@@ -79,11 +80,13 @@ def _models(service: Service) -> APIRouter:
     routes = APIRouter()
     card = ModelCard(id=service.name, created=service.created, max_model_len=service.max_model_len)
 
+    @routes.head("/v1/models", include_in_schema=False)
     @routes.get("/v1/models")
     async def list_models() -> ModelList:
         """The one model."""
         return ModelList(data=[card])
 
+    @routes.head("/v1/models/{name:path}", include_in_schema=False)
     @routes.get("/v1/models/{name:path}")
     async def get_model(name: str) -> ModelCard:
         """The model, if it has this name."""
@@ -97,12 +100,14 @@ def _standing(service: Service) -> APIRouter:
     """How it stands."""
     routes = APIRouter()
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> Health:
         """Whether requests are taken."""
         service.engine.ensure_accepting()
         return Health()
 
+    @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """For Prometheus."""
