@@ -75,8 +75,8 @@ class Encoder:
             wait = self._room.limits.retry_after_s
             raise ApiError(
                 429,
-                f"Prompts of {self._waiting:,} characters wait to be encoded, {self._most_waiting:,} may, and "
-                f"this request has {size:,} more; try again in {wait} s.",
+                f"Prompts of {self._waiting:,} characters wait to be encoded, of {self._most_waiting:,} that "
+                f"may, and this request has {size:,} more; try again in {wait} s.",
                 code="rate_limit_exceeded",
                 headers={"Retry-After": str(wait)},
             )

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from labcore.errors import LabError
 from labcore.serving.async_engine import EngineStopped
 
+SHOWN = 60  # characters of what was sent that a message repeats
 BACK_AFTER_S = 5  # until a server that stops may have a successor
 
 
@@ -71,6 +72,11 @@ def stopping_error(message: str, code: str) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": str(BACK_AFTER_S)})
 
 
+def shortened(text: str) -> str:
+    """As much of what was sent as a message repeats."""
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
 def error_body(error: ApiError) -> bytes:
     """As JSON in ASCII: what a client sent may hold halves of surrogate pairs, which UTF-8 cannot."""
     return json.dumps(ErrorAnswer(error=error.detail).model_dump()).encode()
@@ -122,11 +128,10 @@ async def _on_lab_error(_: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path, method = shortened(request.url.path), shortened(request.method)
     message = {
-        404: f"There is no {request.url.path!r} here; ask for /v1/models, /v1/completions or "
-        "/v1/chat/completions.",
-        405: f"{request.url.path!r} does not take {request.method!r}; models are fetched with GET, answers "
-        "asked for with POST.",
+        404: f"There is no {path!r} here; ask for /v1/models, /v1/completions or /v1/chat/completions.",
+        405: f"{path!r} does not take {method!r}; models are fetched with GET, answers asked for with POST.",
     }.get(error.status_code, f"The request could not be read ({error.detail}); send JSON.")
     return error_response(ApiError(error.status_code, message, headers=error.headers))
 

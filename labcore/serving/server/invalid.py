@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
-from labcore.serving.server.errors import ApiError, error_response
+from labcore.serving.server.errors import SHOWN, ApiError, error_response, shortened
 
-SHOWN = 60  # characters of what was sent that a message repeats
 _FORMS = {
     "prompt": "a text, a list of texts, a list of token ids or a list of such lists",
     "stop": "a text or a list of at most 16, each of at most 256 characters",
@@ -67,15 +67,18 @@ def _sentence(param: str, kind: str, problem: Any, context: Any) -> str:
     if kind == "missing":
         return f"{param} is missing; give it."
     shown = _shown(problem.get("input"))
-    if (form := _FORMS.get(param.split("[")[0])) and kind != "too_long":  # pydantic speaks of one type alone
+    if kind == "too_long":
+        return f"{param} has {context['actual_length']} items; give at most {context['max_length']}."
+    if kind == "too_short":
+        return f"{param} is empty; give at least one."
+    if form := _FORMS.get(param.split("[")[0]):  # pydantic speaks of one type alone
         return f"{param} is {shown}; give {form}."
     said = problem["msg"].removeprefix("Value error, ")
     return f"{param} is {shown}: {said[:1].lower()}{said[1:]}."
 
 
 def _shown(value: Any) -> str:
-    sent = ascii(value) if isinstance(value, float) else _Repr().repr(value)
-    return sent if len(sent) <= SHOWN else sent[:SHOWN] + "…"
+    return shortened(json.dumps(value) if value is None or isinstance(value, bool) else _Repr().repr(value))
 
 
 def _path(where: Sequence[Any]) -> str:
@@ -85,5 +88,5 @@ def _path(where: Sequence[Any]) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         elif not part.startswith("("):
-            path += f".{part if len(part) <= SHOWN else part[:SHOWN] + '…'}"
-    return path.lstrip(".").encode("ascii", "backslashreplace").decode()
+            path += f".{shortened(part)}"
+    return path.lstrip(".").encode(errors="backslashreplace").decode()

@@ -16,7 +16,7 @@ from labcore.serving.requests import Request
 from labcore.serving.server.answering import Answering
 from labcore.serving.server.api_types import GenerationBody
 from labcore.serving.server.encoding import Encoder, OnePrompt
-from labcore.serving.server.errors import ApiError
+from labcore.serving.server.errors import ApiError, shortened
 from labcore.serving.server.forms import Form
 from labcore.serving.server.limits import Gate, Limits
 from labcore.serving.server.metrics import Metrics
@@ -71,7 +71,7 @@ class Service:
     def ensure_model(self, name: str) -> None:
         """Raises ApiError for a model that is not here."""
         if name != self.name:
-            message = f"There is no model {name!r} here; ask for {self.name!r}."
+            message = f"There is no model {shortened(name)!r} here; ask for {self.name!r}."
             raise ApiError(404, message, param="model", code="model_not_found")
 
     async def _requests(self, asked: Asked, id: str) -> list[Request]:

@@ -52,10 +52,11 @@ class Body(BaseModel):
     def _drop_nulls(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        known = cls.model_fields
         for name, value in data.items():
-            if value is not None and name not in cls.model_fields:
+            if value is not None and name not in known:
                 raise refusal("is no setting of this server; leave it out.", name)
-        return {name: value for name, value in data.items() if name in cls.model_fields}
+        return {name: value for name, value in data.items() if name in known}
 
 
 def _whole(value: Any) -> Any:
