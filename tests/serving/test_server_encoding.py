@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -221,27 +222,25 @@ def test_a_prompt_that_is_being_encoded_holds_its_place() -> None:
 # A tokenizer that fails
 
 
-@pytest.mark.parametrize("prompt", ["short", LONG])
-@pytest.mark.parametrize("failure", [SystemExit, type("PanicException", (BaseException,), {})])
-def test_what_is_no_exception_fails_one_request_alone(
-    failure: type[BaseException], prompt: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_exception_fails_one_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = CountingEngine()
     engine.model.tokenizer = Gated()
     app = create_app(engine)  # type: ignore[arg-type]
-
-    def encode(*_: object) -> None:
-        raise failure("a regex went too far")
-
-    monkeypatch.setattr(engine.model.tokenizer, "encode", encode)
+    failures = itertools.product([SystemExit, type("PanicException", (BaseException,), {})], ["a", LONG])
     with serving(app) as url:
-        for stream in (False, True):
-            body = {"model": "counting", "prompt": prompt, "max_tokens": 2, "stream": stream}
-            answer = httpx.post(f"{url}/v1/completions", json=body)
-            assert answer.status_code == 500
-            assert failure.__name__ in answer.json()["error"]["message"]
-        whole = httpx.post(f"{url}/v1/completions", json=body | {"prompt": [1], "stream": False})
-        assert whole.status_code == 200
+        for failure, prompt in failures:
+
+            def encode(*_: object, failure: type[BaseException] = failure) -> None:
+                raise failure("a regex went too far")
+
+            monkeypatch.setattr(engine.model.tokenizer, "encode", encode)
+            for stream in (False, True):
+                body = {"model": "counting", "prompt": prompt, "max_tokens": 2, "stream": stream}
+                answer = httpx.post(f"{url}/v1/completions", json=body)
+                assert answer.status_code == 500
+                assert failure.__name__ in answer.json()["error"]["message"]
+        ids = httpx.post(f"{url}/v1/completions", json={"model": "counting", "prompt": [1], "max_tokens": 2})
+        assert ids.status_code == 200
     assert app.state.service.gate.taken == 0
 
 
