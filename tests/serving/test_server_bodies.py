@@ -174,9 +174,9 @@ def client() -> Iterator[httpx.Client]:
     story = labcore.load("story", device="cpu", dtype="float32")
     with (
         serving(create_app(LLMEngine(story, num_blocks=64))) as url,
-        httpx.Client(base_url=url, timeout=10) as made,
+        httpx.Client(base_url=url, timeout=10) as asker,
     ):
-        yield made
+        yield asker
 
 
 JSON = {"Content-Type": "application/json"}
@@ -224,9 +224,9 @@ def test_what_the_engine_refuses_names_the_prompt(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/story"])
 def test_what_can_be_fetched_can_be_asked_for_its_head(client: httpx.Client, path: str) -> None:
-    head, whole = client.head(path), client.get(path)
+    head, body = client.head(path), client.get(path)
     assert (head.status_code, head.content) == (200, b"")
-    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert head.headers["content-type"] == body.headers["content-type"]
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])

@@ -56,9 +56,9 @@ class Gated:
 
 
 def encoder(tokenizer: Any, *, most_waiting: int = 10**6, **limits: Any) -> Encoder:
-    made = Encoder(tokenizer, Room(10_000, Limits(**limits)), most_waiting=most_waiting)
-    made.start()
-    return made
+    one = Encoder(tokenizer, Room(10_000, Limits(**limits)), most_waiting=most_waiting)
+    one.start()
+    return one
 
 
 async def at_work(tokenizer: Gated) -> None:
@@ -77,8 +77,8 @@ def story() -> Model:
 @pytest.fixture(scope="module")
 def client(story: Model) -> Iterator[httpx.Client]:
     app = create_app(LLMEngine(story, num_blocks=128))
-    with serving(app) as url, httpx.Client(base_url=url, timeout=10) as made:
-        yield made
+    with serving(app) as url, httpx.Client(base_url=url, timeout=10) as asker:
+        yield asker
 
 
 HUGE = "Once upon a time " * 10_000
@@ -202,10 +202,10 @@ def test_a_prompt_that_is_being_encoded_holds_its_place() -> None:
     engine.model.tokenizer = tokenizer
     app = create_app(engine, limits=Limits(max_concurrency=1))  # type: ignore[arg-type]
     body = {"model": "counting", "prompt": LONG, "max_tokens": 2}
-    found: list[int] = []
+    codes: list[int] = []
     with serving(app) as url:
         asked = threading.Thread(
-            target=lambda: found.append(httpx.post(f"{url}/v1/completions", json=body).status_code)
+            target=lambda: codes.append(httpx.post(f"{url}/v1/completions", json=body).status_code)
         )
         asked.start()
         assert tokenizer.at_work.wait(5)
@@ -214,7 +214,7 @@ def test_a_prompt_that_is_being_encoded_holds_its_place() -> None:
         tokenizer.go.set()
         asked.join()
         after = httpx.post(f"{url}/v1/completions", json=body | {"prompt": "short"})
-    assert (full.status_code, after.status_code, found) == (429, 200, [200])
+    assert (full.status_code, after.status_code, codes) == (429, 200, [200])
     assert "Retry-After" in full.headers
     assert app.state.service.gate.taken == 0
 

@@ -21,6 +21,7 @@ from labcore.serving.server.settings import (
     Choices,
     Content,
     Count,
+    Integer,
     Logprobs,
     MinP,
     OffPenalty,
@@ -31,7 +32,6 @@ from labcore.serving.server.settings import (
     TokenIds,
     TopK,
     TopP,
-    Whole,
 )
 
 SEEDS = 2**63
@@ -52,7 +52,7 @@ class GenerationBody(Body):
     max_tokens: Count | None = None
     n: Choices | None = None
     stop: Stop | None = None
-    seed: Whole | None = None
+    seed: Integer | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None
@@ -64,7 +64,7 @@ class GenerationBody(Body):
     frequency_penalty: OffPenalty | None = None
     logit_bias: dict[str, Any] | None = Field(None, json_schema_extra={"maxProperties": 0})
     ignore_eos: StrictBool | None = None
-    priority: Whole | None = Field(None, description="Lower is served sooner.")
+    priority: Integer | None = Field(None, description="Lower is served sooner.")
     return_token_ids: StrictBool | None = Field(None, description="Give the tokens beside the text.")
     user: Any = None
     metadata: Any = None
@@ -126,7 +126,7 @@ class CompletionBody(GenerationBody):
 
     prompt: Prompt
     logprobs: Logprobs | None = None
-    best_of: Whole | None = Field(None, description="As n only.")
+    best_of: Integer | None = Field(None, description="As n only.")
     echo: StrictBool | None = Field(None, json_schema_extra={"enum": [False, None]})
     suffix: str | None = Field(None, json_schema_extra={"enum": ["", None]})
 

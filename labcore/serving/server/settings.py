@@ -59,17 +59,17 @@ class Body(BaseModel):
         return {name: value for name, value in data.items() if name in known}
 
 
-def _whole(value: Any) -> Any:
+def _integral(value: Any) -> Any:
     """16.0 is a whole number to JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 # whole numbers
-Whole: TypeAlias = Annotated[int, Strict(), BeforeValidator(_whole)]
-Count: TypeAlias = Annotated[int, Strict(), Field(ge=1), BeforeValidator(_whole)]
-Choices: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=MOST_CHOICES), BeforeValidator(_whole)]
-TopK: TypeAlias = Annotated[int, Strict(), Field(ge=-1), BeforeValidator(_whole)]
-Logprobs: TypeAlias = Annotated[int, Strict(), Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_whole)]
+Integer: TypeAlias = Annotated[int, Strict(), BeforeValidator(_integral)]
+Count: TypeAlias = Annotated[int, Strict(), Field(ge=1), BeforeValidator(_integral)]
+Choices: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=MOST_CHOICES), BeforeValidator(_integral)]
+TopK: TypeAlias = Annotated[int, Strict(), Field(ge=-1), BeforeValidator(_integral)]
+Logprobs: TypeAlias = Annotated[int, Strict(), Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_integral)]
 
 # numbers
 Temperature: TypeAlias = Annotated[float, Strict(), Field(ge=0, le=HOTTEST)]
