@@ -20,6 +20,8 @@ _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 _LAST_ID = 2**32 - 1  # the library holds ids as unsigned 32-bit numbers
 LOOK_BACK = 1000  # tokens of a prompt that are looked at for where its text ends
+_LONG = 1_000  # characters; the library's call for one text holds the interpreter's lock all the while
+_NFC_MOST = 4  # characters that Unicode's composed form makes one of, at most
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -44,7 +46,10 @@ class Tokenizer:
         self.special_ids = frozenset(
             token for token, added in library.get_added_tokens_decoder().items() if added.special
         )
-        self.byte_level = _is_byte_level(json.loads(library.to_str()).get("decoder"))
+        settings = json.loads(library.to_str())
+        self.byte_level = _is_byte_level(settings.get("decoder"))
+        self._longest = _longest_token(settings)
+        self._composes = "NFC" in _types(settings["normalizer"], "normalizers")
 
     @classmethod
     def from_file(cls, path: Path | str, config: ModelConfig | None = None) -> Tokenizer:
@@ -88,9 +93,28 @@ class Tokenizer:
         return self._library.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        """Tokens of a text; add_bos puts the beginning-of-text token first, where there is one."""
-        tokens = self._library.encode(_whole(text), add_special_tokens=False).ids
+        """Tokens of a text; add_bos puts the beginning-of-text token first, where there is one.
+
+        Other threads go on while a long text is encoded.
+        """
+        text = _whole(text)
+        if len(text) < _LONG:
+            tokens = self._library.encode(text, add_special_tokens=False).ids
+        else:  # the call for many lets go of the interpreter's lock; `fast`: without offsets
+            tokens = self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return [self.bos_id, *tokens] if add_bos and self.bos_id is not None else tokens
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number that `encode` certainly reaches, without encoding: characters over the longest token's.
+
+        0 where nobody can say, as a tokenizer may drop characters or make one token of any number of them.
+        """
+        if self._longest is None:
+            return 0
+        length = len(_whole(text))
+        if self._composes and not text.isascii():
+            length = -(-length // _NFC_MOST)
+        return -(-length // self._longest)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of tokens. Special tokens, and ids that no token has, add nothing."""
@@ -253,6 +277,59 @@ def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
     if decoder["type"] == "Sequence":
         return [inner["type"] for inner in decoder["decoders"]] == ["ByteLevel"]
     return bool(decoder["type"] == "ByteLevel")
+
+
+def _types(part: dict[str, Any] | None, inner: str) -> list[str]:
+    """The types of a normalizer or pre-tokenizer, a sequence's one by one."""
+    return [one["type"] for one in _flat(part, inner)]
+
+
+def _flat(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    """The steps of a sequence, and of sequences in it."""
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    return [one for each in part[inner] for one in _flat(each, inner)]
+
+
+def _longest_token(settings: dict[str, Any]) -> int | None:
+    """Characters that one token stands for at most; None: any number, or some may stand for none.
+
+    settings: a tokenizer.json. Only what is known to keep every character is trusted: BPE that knows every
+    byte, behind steps that remove nothing, without added tokens that take the spaces around them along.
+    """
+    model, added = settings["model"], settings["added_tokens"]
+    if model["type"] != "BPE" or settings["truncation"]:
+        return None
+    if model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
+        return None
+    if any(token["lstrip"] or token["rstrip"] for token in added):
+        return None
+    normalizers = _flat(settings["normalizer"], "normalizers")
+    splitters = _flat(settings["pre_tokenizer"], "pretokenizers")
+    if not all(map(_normalizes_all, normalizers)) or not all(map(_splits_all, splitters)):
+        return None
+    byte_level = any(one["type"] == "ByteLevel" for one in splitters)
+    every = _BYTES if byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
+    if not (byte_level or model["byte_fallback"]) or any(byte not in model["vocab"] for byte in every):
+        return None
+    before = sum(len(one["prepend"]) for one in normalizers if one["type"] == "Prepend")
+    return max(map(len, [*model["vocab"], *(token["content"] for token in added)])) + before
+
+
+def _normalizes_all(one: dict[str, Any]) -> bool:
+    """Whether no character is lost, NFC's compositions aside."""
+    if one["type"] == "Replace":
+        return len(one["content"]) == len(one["pattern"].get("String", ""))
+    return one["type"] in ("NFC", "Prepend")
+
+
+def _splits_all(one: dict[str, Any]) -> bool:
+    """Whether a split keeps what it splits at."""
+    if one["type"] in ("Split", "Punctuation"):
+        return bool(one["behavior"] != "Removed")
+    return one["type"] in ("ByteLevel", "Metaspace", "Digits")
 
 
 def _settings(path: Path) -> dict[str, Any]:
