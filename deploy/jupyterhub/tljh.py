@@ -14,8 +14,7 @@ sys.path.insert(0, str(here))
 import labcore_class  # noqa: E402
 
 wall = Path(os.environ.get("LABCORE_CLASS_FOLDER", "/srv/labcore-wall"))
-wall.mkdir(parents=True, exist_ok=True)
-wall.chmod(0o1777)
+labcore_class.make_room(wall, 0o1777)
 
 c = get_config()  # noqa: F821
 labcore_class.limit(

@@ -41,6 +41,9 @@ def test_the_image_installs_extras_that_there_are_and_does_not_run_as_root() -> 
     (asked,) = re.findall(r"'\.\[([a-z,]+)\]'", DOCKERFILE)
     assert set(asked.split(",")) <= set(extras["optional-dependencies"])
     assert _instructions("USER") == ["jovyan"]
+    after = DOCKERFILE[DOCKERFILE.index("\nUSER jovyan") :]
+    assert "\nENTRYPOINT " in after
+    assert not re.search(r"^(USER|RUN|COPY|ADD|VOLUME) ", after.replace("\nUSER jovyan", ""), re.MULTILINE)
     (entry,) = re.findall(r'ENTRYPOINT \["(.+)"\]', DOCKERFILE)
     script = ROOT / Path(entry).relative_to("/opt/labcore")
     assert os.access(script, os.X_OK)
@@ -57,6 +60,28 @@ def test_the_start_script_fills_a_home_and_keeps_what_is_there(tmp_path: Path) -
     assert (done.returncode, done.stdout) == (7, f"started as sh in {tmp_path}\n")
     assert {path.name for path in lessons.iterdir()} == {path.name for path in ROOT.glob("notebooks/*.ipynb")}
     assert (lessons / "index.ipynb").read_text() == "mine"
+
+
+def test_the_start_script_begins_although_the_lessons_cannot_be_copied(tmp_path: Path) -> None:
+    """A disk without room, or a home that is no folder: said, and the server starts."""
+    (tmp_path / "home").write_text("no folder")
+    words = [str(DEPLOY / "container" / "start.sh"), "echo", "started"]
+    home = {"HOME": str(tmp_path / "home")}
+    done = subprocess.run(words, env=os.environ | home, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "started\n")
+    assert f"labcore: {tmp_path}/home/lessons could not be made; make room" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root in another's home")
+def test_the_start_script_does_nothing_as_root_in_anothers_home(tmp_path: Path) -> None:
+    (tmp_path / "lessons").symlink_to(tmp_path / "made")
+    os.chown(tmp_path, 71_300, 71_300)
+    words = [str(DEPLOY / "container" / "start.sh"), "echo", "started"]
+    done = subprocess.run(words, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "started\n")
+    assert f"{tmp_path} is not root's, so root copies no lessons there." in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["lessons"]
+    assert (tmp_path / "lessons").is_symlink()
 
 
 @pytest.mark.parametrize("name", ["values.yaml", "wall.yaml", "gpu-sharing.yaml"])
