@@ -84,6 +84,8 @@ labcore_class.limit(
     },
 )
 
+c.JupyterHub.template_paths += [str(here / "templates/class_login")]  # a login form that asks for the code
+
 # Who has been idle for half an hour makes room for those who wait; what they wrote stays.
 c.JupyterHub.load_roles = [
     {
