@@ -21,8 +21,8 @@ _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is read for another
 
 @dataclass(frozen=True)
 class Door:
-    """Where the hub listens. cert, key: files of TLS, empty without. own_names: the address whose subdomains are
-    the learners' own, empty where all share one origin."""
+    """Where the hub listens. cert, key: files of TLS, empty without. own_names: the address whose subdomains
+    are the learners' own, empty where all share one origin."""
 
     bind: str
     cert: str = ""
@@ -32,7 +32,7 @@ class Door:
     @property
     def here_only(self) -> bool:
         """Whether no other machine reaches it."""
-        return _loopback(urlsplit(self.bind).hostname or "")
+        return _loopback(_host(self.bind))
 
     @property
     def address(self) -> str:
@@ -47,21 +47,21 @@ class Door:
 
 
 def chosen_door(environ: Mapping[str, str] = os.environ) -> Door:
-    """As LABCORE_CLASS_BIND, _TLS_CERT, _TLS_KEY and _SUBDOMAIN_HOST say: without any of them the loopback, with
-    TLS every address. Raises ValueError, one sentence, where they do not fit together."""
+    """As LABCORE_CLASS_BIND, _TLS_CERT, _TLS_KEY and _SUBDOMAIN_HOST say: without any of them the loopback,
+    with TLS every address. Raises ValueError, one sentence, where they do not fit together."""
     cert, key = (environ.get(f"LABCORE_CLASS_TLS_{part}", "") for part in ("CERT", "KEY"))
     if bool(cert) != bool(key):
-        raise ValueError("TLS takes both LABCORE_CLASS_TLS_CERT and LABCORE_CLASS_TLS_KEY; give the other too.")
+        raise ValueError(
+            "TLS takes both LABCORE_CLASS_TLS_CERT and LABCORE_CLASS_TLS_KEY; give the other too."
+        )
     for file in filter(None, (cert, key)):
         if not os.access(file, os.R_OK):
-            raise ValueError(f"{file} cannot be read; LABCORE_CLASS_TLS_CERT and _KEY name files in PEM form.")
+            raise ValueError(
+                f"{file} cannot be read; LABCORE_CLASS_TLS_CERT and _KEY name files in PEM form."
+            )
     usual = f"https://0.0.0.0:{PORT}" if cert else f"http://127.0.0.1:{PORT}"
-    names = environ.get("LABCORE_CLASS_SUBDOMAIN_HOST", "").rstrip("/")
-    if names and (not names.startswith(("http://", "https://")) or _is_number(urlsplit(names).hostname or "")):
-        raise ValueError(
-            f"LABCORE_CLASS_SUBDOMAIN_HOST={names} is no address with a name, such as https://class.example.org."
-        )
-    return Door(_checked(environ.get("LABCORE_CLASS_BIND") or usual, bool(cert)), cert, key, names)
+    bind = _checked(environ.get("LABCORE_CLASS_BIND") or usual, bool(cert))
+    return Door(bind, cert, key, _names(environ.get("LABCORE_CLASS_SUBDOMAIN_HOST", "").rstrip("/")))
 
 
 def _checked(bind: str, tls: bool) -> str:
@@ -79,6 +79,19 @@ def _checked(bind: str, tls: bool) -> str:
             "LABCORE_CLASS_TLS_CERT and LABCORE_CLASS_TLS_KEY are given, and with http:// where they are not."
         )
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}{parts.path}"
+
+
+def _names(address: str) -> str:
+    """Empty, or with a name that can have subdomains. Raises ValueError."""
+    if address and (not address.startswith(("http://", "https://")) or _is_number(_host(address))):
+        raise ValueError(
+            f"LABCORE_CLASS_SUBDOMAIN_HOST={address} is no address with a name, such as https://example.org."
+        )
+    return address
+
+
+def _host(address: str) -> str:
+    return urlsplit(address).hostname or ""
 
 
 def _loopback(host: str) -> bool:
@@ -104,8 +117,8 @@ def _address_of_this_machine() -> str:
 
 
 def code(file: Path, given: str = "") -> str:
-    """What a new learner must know: `given`, else what the file holds, else a new code that the file holds from
-    now on, for nobody but its owner. Raises ValueError for one that is too easy to guess."""
+    """What a new learner must know: `given`, else what the file holds, else a new code that the file holds
+    from now on, for nobody but its owner. Raises ValueError for one that is too easy to guess."""
     wanted = given.strip()
     if not wanted:
         try:
@@ -116,8 +129,8 @@ def code(file: Path, given: str = "") -> str:
         wanted = file.read_text(encoding="utf-8").strip()
     if len(wanted) < SHORTEST:
         raise ValueError(
-            f"The code {wanted!r} is too easy to guess; give {SHORTEST} characters or more, or none: then one is "
-            f"made and kept in {file}."
+            f"The code {wanted!r} is too easy to guess; give {SHORTEST} characters or more, or none: then "
+            f"one is made and kept in {file}."
         )
     return wanted
 
@@ -133,17 +146,17 @@ def invitation(door: Door, word: str, instructors: frozenset[str] = frozenset(),
         lines.append(f"Who sees and ends servers ({who}) gives {their_word} in place of the class code.")
     if door.here_only:
         lines.append(
-            "Only this machine reaches it. For a class: LABCORE_CLASS_TLS_CERT and LABCORE_CLASS_TLS_KEY, or, in "
-            f"a network that you trust, LABCORE_CLASS_BIND=http://0.0.0.0:{PORT}."
+            "Only this machine reaches it. For a class: LABCORE_CLASS_TLS_CERT and LABCORE_CLASS_TLS_KEY, "
+            f"or, in a network that you trust, LABCORE_CLASS_BIND=http://0.0.0.0:{PORT}."
         )
     elif not door.cert:
         lines.append(
-            "WARNING: without TLS, everybody in this network can read passwords, the class code and all work; "
-            "give LABCORE_CLASS_TLS_CERT and LABCORE_CLASS_TLS_KEY."
+            "WARNING: without TLS, everybody in this network can read passwords, the class code and all "
+            "work; give LABCORE_CLASS_TLS_CERT and LABCORE_CLASS_TLS_KEY."
         )
     if not door.own_names:
         lines.append(
-            "WARNING: all learners share one origin, so a page or notebook of one, opened by another, can act as "
-            "that other; LABCORE_CLASS_SUBDOMAIN_HOST gives each a name of its own (see deploy/jupyterhub)."
+            "WARNING: all learners share one origin, so a page or notebook of one, opened by another, can "
+            "act as that other; LABCORE_CLASS_SUBDOMAIN_HOST gives each its own (see deploy/jupyterhub)."
         )
     return "\n".join(lines)

@@ -22,9 +22,9 @@ class HomeRefused(Exception):
 def make_home(homes: Path, name: str, first_uid: int) -> int:
     """Make sure that a learner has a home that nobody else enters; returns the learner's uid and gid.
 
-    As root: the owner of a home is the record of a learner's uid, so it stays the same, and no new learner gets
-    one that a home still has; new ones count from first_uid. Not as root: -1, all share this account. Raises
-    HomeRefused where the entry is a link, no folder, or belongs to somebody who is no learner.
+    As root: the owner of a home is the record of a learner's uid, so it stays the same, and no new learner
+    gets one that a home still has; new ones count from first_uid. Not as root: -1, all share this account.
+    Raises HomeRefused where the entry is a link, no folder, or belongs to somebody who is no learner.
     """
     if not name or "/" in name or "\0" in name or set(name) == {"."}:
         raise HomeRefused(f"{name!r} is no name of a folder; log in with another name.")

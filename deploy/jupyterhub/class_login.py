@@ -1,7 +1,7 @@
-"""The login of a class: a name and a password of one's own, chosen at the first login, and the class code then.
+"""The login of a class: a name and a password, chosen at the first login, which asks for the class code.
 
-It needs nothing but jupyterhub-firstuseauthenticator, so that it also serves as a file of its own in the hub of
-Zero to JupyterHub on Kubernetes.
+It needs nothing but jupyterhub-firstuseauthenticator, so that it also serves as a file of its own in the hub
+of Zero to JupyterHub on Kubernetes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class ClassLoginHandler(CustomLoginHandler):
 
 
 class ClassAuthenticator(FirstUseAuthenticator):
-    """Who knows the code of the class takes a name that is still free. Instructors' names (`admin_users`) need a
-    code of their own, for whoever has one of them may enter every learner's server."""
+    """Who knows the code of the class takes a name that is still free. Names of instructors (`admin_users`)
+    need a code of their own, for whoever has one of them may enter every learner's server."""
 
     class_code = Unicode(help="Asked at the first login; without one, nobody new gets in.").tag(config=True)
     instructor_code = Unicode(help="Asked in its place of those in admin_users.").tag(config=True)
@@ -54,8 +54,10 @@ class ClassAuthenticator(FirstUseAuthenticator):
         """The name, or None; the form then says why. Nothing is kept of who is refused."""
         name = self.normalize_username(data.get("username", ""))
         address, password = handler.request.remote_ip, data.get("password", "")
+        entered, wanted = None, {"username": name, "password": password}
         why = self._refusal(name, password, data.get("class_code", ""), address)
-        entered = None if why else await super().authenticate(handler, {"username": name, "password": password})
+        if not why:
+            entered = await super().authenticate(handler, wanted)
         if entered is None:
             self._wrong.append((time.monotonic(), address))
             handler.custom_login_error = why or "This is not the password of that name."
@@ -83,7 +85,8 @@ class ClassAuthenticator(FirstUseAuthenticator):
 
     def _fault(self, password: str) -> str:
         if len(password) < self.min_password_length or not _readable(password):
-            return f"A password has {self.min_password_length} characters or more, and {_LONGEST} bytes at most."
+            least = self.min_password_length
+            return f"A password has {least} characters or more, and {_LONGEST} bytes at most."
         return ""
 
     def _taken(self, name: str) -> bool:

@@ -3,7 +3,7 @@ shares of memory, cores and GPU. Start it as root with `make hub`.
 
 LABCORE_CLASS_BIND      where it listens        (http://127.0.0.1:8000; with TLS https://0.0.0.0:8000)
 LABCORE_CLASS_TLS_CERT, LABCORE_CLASS_TLS_KEY   files in PEM form        (none)
-LABCORE_CLASS_CODE      what a new learner must know                     (made, and kept in ROOT/hub/class_code)
+LABCORE_CLASS_CODE      what a new learner must know                     (made, and kept in hub/class_code)
 LABCORE_CLASS_LEARNERS  the only names that get in                       (any, with the code)
 LABCORE_CLASS_SUBDOMAIN_HOST  https://NAME, so that each learner has a subdomain of it (one origin for all)
 LABCORE_CLASS_ROOT      where homes, passwords and the wall's folder are (/srv/labcore-class)
@@ -34,7 +34,8 @@ python = os.environ.get("LABCORE_CLASS_PYTHON", sys.executable)
 hub, homes, wall = root / "hub", root / "homes", root / "wall"
 start = clone / "deploy/container/start.sh"
 files = (start, clone / "notebooks/index.ipynb")
-if os.geteuid() == 0 and (why := labcore_class.refusal(python, LearnerSpawner.first_uid.default_value, files)):
+somebody = LearnerSpawner.first_uid.default_value
+if os.geteuid() == 0 and (why := labcore_class.refusal(python, somebody, files)):
     sys.exit(why)
 learners, instructors = (
     frozenset(os.environ.get(f"LABCORE_CLASS_{who}", "").replace(",", " ").lower().split())

@@ -144,8 +144,8 @@ def make_rooms(root: Path) -> None:
 def make_room(path: Path, mode: int | None) -> None:
     """A folder of the hub's account, with this mode; None leaves it.
 
-    In a sticky one, as the wall's is, nobody but its owner removes or replaces an entry. Raises ValueError where
-    it is a link, no folder, or somebody else's, who could replace what the hub keeps.
+    In a sticky one, as the wall's is, nobody but its owner removes or replaces an entry. Raises ValueError
+    where it is a link, no folder, or somebody else's, who could replace what the hub keeps.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -157,8 +157,8 @@ def make_room(path: Path, mode: int | None) -> None:
     try:
         if (owner := os.fstat(folder).st_uid) != os.geteuid():
             raise ValueError(
-                f"{path} belongs to user {owner}, who could change what the hub keeps there; choose a place that "
-                f"user {os.geteuid()} owns."
+                f"{path} belongs to user {owner}, who could change what the hub keeps there; choose a place "
+                f"that user {os.geteuid()} owns."
             )
         if mode is not None:
             os.fchmod(folder, mode)

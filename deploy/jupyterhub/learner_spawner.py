@@ -30,6 +30,7 @@ class LearnerSpawner(LocalProcessSpawner):
 
         def become() -> None:
             if owner >= 0:
+                os.umask(0o022)  # what is shared on the wall, others read and do not write
                 os.setgroups([])
                 os.setgid(owner)
                 os.setuid(owner)

@@ -65,7 +65,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPa
     monkeypatch.setenv("LABCORE_CLASS_ROOT", str(tmp_path / "class"))
     monkeypatch.setenv("LABCORE_CLASS_FOLDER", str(tmp_path / "wall"))
     monkeypatch.setenv("LABCORE_CLASS_AT_ONCE", "5")
-    for name in ("BIND", "TLS_CERT", "TLS_KEY", "CODE", "LEARNERS", "SUBDOMAIN_HOST", "ADMINS", "INSTRUCTOR_CODE"):
+    unset = "BIND TLS_CERT TLS_KEY SUBDOMAIN_HOST CODE INSTRUCTOR_CODE LEARNERS ADMINS"
+    for name in unset.split():
         monkeypatch.delenv(f"LABCORE_CLASS_{name}", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
     return monkeypatch
@@ -157,7 +158,7 @@ def test_a_clone_that_learners_may_not_read_is_said_at_the_start(tmp_path: Path)
 
 
 def test_the_littlest_jupyterhub(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It keeps its own spawner, logins and culler, and runs nothing of ours at a start, which TLJH does as root."""
+    """It keeps its own spawner, logins and culler; nothing of ours runs at a start, which it does as root."""
     pytest.importorskip("traitlets")
     c = _configured("tljh")
     assert c.JupyterHub.active_server_limit == 5
@@ -186,7 +187,8 @@ def test_the_littlest_jupyterhub_changes_nothing_but_the_folder_of_the_wall(
     watching = True
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+        writes = event == "open" and isinstance(args[2], int) and args[2] & writing
         if watching and (writes or event.startswith(_CHANGES)):
             changed.append((event, str(args[0])))
 

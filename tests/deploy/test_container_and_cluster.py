@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,9 @@ def test_learners_share_with_the_wall_over_http_and_no_folder_with_each_other() 
     assert volume["persistentVolumeClaim"]["claimName"] == wall["PersistentVolumeClaim"]["metadata"]["name"]
     port = int(container["command"][container["command"].index("--port") + 1])
     assert container["volumeMounts"][0]["mountPath"] in container["command"]
-    assert learner["extraEnv"]["LABCORE_CLASS_FOLDER"] == f"http://{wall['Service']['metadata']['name']}:{port}"
+    assert (
+        learner["extraEnv"]["LABCORE_CLASS_FOLDER"] == f"http://{wall['Service']['metadata']['name']}:{port}"
+    )
     assert wall["Service"]["spec"]["ports"] == [{"port": port, "targetPort": port}]
     policy, (way_out,) = wall["NetworkPolicy"]["spec"], learner["networkPolicy"]["egress"]
     labels = pod["metadata"]["labels"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from labcore.lab.wall.membership import secret_hash
 
 MOST = 500  # entries of one class
 MOST_BYTES = 2**20  # of one entry
+_FLAGS = ("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")  # not every system has all
+_PLAIN = sum(getattr(os, flag, 0) for flag in _FLAGS)
 _JUNK = (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -119,10 +123,17 @@ class Folder:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Raises one of _JUNK for what is no file of an entry."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    with path.open("rb") as file:
+    """Raises one of _JUNK for what is no file of an entry: also for a link, which leads whoever shows the
+    wall to files that its owner may not read, and for a pipe, which is not waited for."""
+    try:
+        descriptor = os.open(path, _PLAIN)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("it is a link") from None
+        raise
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no file")
         text = file.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:
         raise ValueError(f"it is longer than {MOST_BYTES:,} bytes")

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -82,11 +83,13 @@ def test_junk_in_the_folder_is_named_and_hides_nobody(folder: Folder) -> None:
     (folder.path / "bytes.json").write_bytes(b"\xff\xfe")
     (folder.path / "folder.json").mkdir()
     (folder.path / "lost.json").symlink_to("nowhere")
+    (folder.path / "link.json").symlink_to(folder.path / f"{good.id}.json")
     os.mkfifo(folder.path / "pipe.json")  # opening it would wait for ever
     shutil.copy(folder.path / f"{good.id}.json", folder.path / f"{uuid4()}.json")
     found, faults = folder.entries()
     assert [one.name for one in found] == ["Ada"]
-    assert len(faults) == len(texts) + 4  # a link to nothing is as if it were taken back
+    assert len(faults) == len(texts) + 6
+    assert sum("is no entry (it is a link)" in fault for fault in faults) == 2
     assert all("is no entry (" in fault and str(folder.path) not in fault for fault in faults)
     assert folder.version()
 
@@ -96,6 +99,17 @@ def test_a_damaged_entry_is_not_replaced(folder: Folder) -> None:
     (folder.path / f"{one.id}.json").write_text("{", encoding="utf-8")
     with pytest.raises(NotYours, match="is damaged; ask who runs the wall"):
         folder.put(one, SECRET)
+
+
+def test_a_link_is_not_followed(folder: Folder, tmp_path: Path) -> None:
+    """Whoever shows the wall may read more than whoever put the link there."""
+    elsewhere, one = tmp_path / "elsewhere", entry("Ada")
+    elsewhere.mkdir()
+    Folder(elsewhere).put(one, SECRET)
+    (folder.path / f"{one.id}.json").symlink_to(elsewhere / f"{one.id}.json")
+    assert folder.entries() == ([], [f"{one.id}.json is no entry (it is a link) and is left out."])
+    with pytest.raises(NotYours, match="is damaged"):
+        folder.remove(one.id, SECRET)
 
 
 def test_no_more_than_a_class_has(folder: Folder) -> None:
@@ -124,7 +138,11 @@ def test_a_folder_that_refuses_or_is_full(folder: Folder, code: int, monkeypatch
     one = entry(speed=1.0)
     folder.put(one, SECRET)
 
-    def refuse(*_: object, **__: object) -> None:
+    opened = os.open
+
+    def refuse(*args: Any, **more: Any) -> Any:
+        if code != errno.ENOSPC and not args[1] & os.O_CREAT:  # reading goes on
+            return opened(*args, **more)
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patched:
