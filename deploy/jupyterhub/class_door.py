@@ -144,7 +144,9 @@ def invitation(door: Door, word: str, instructors: frozenset[str] = frozenset(),
     if instructors:
         who = ", ".join(sorted(instructors))
         lines.append(f"Who sees and ends servers ({who}) gives {their_word} in place of the class code.")
-    if door.here_only:
+    if door.here_only and door.cert:
+        lines.append("Only this machine reaches it, as LABCORE_CLASS_BIND says.")
+    elif door.here_only:
         lines.append(
             "Only this machine reaches it. For a class: LABCORE_CLASS_TLS_CERT and LABCORE_CLASS_TLS_KEY, "
             f"or, in a network that you trust, LABCORE_CLASS_BIND=http://0.0.0.0:{PORT}."

@@ -178,6 +178,8 @@ def test_the_invitation_says_how_to_join_and_what_is_open(tls: dict[str, str]) -
     )
     assert more[0].startswith("Only this machine reaches it.")
     assert more[1].startswith("WARNING: all learners share one origin")
+    near = class_door.invitation(_door(BIND="https://127.0.0.1:8000", **tls), CODE).splitlines()
+    assert near[1] == "Only this machine reaches it, as LABCORE_CLASS_BIND says."
     open_door = _door(BIND="http://0.0.0.0")
     wide = class_door.invitation(open_door, CODE, frozenset(["grace"]), THEIRS).splitlines()
     assert not wide[0].startswith("To join: open http://0.0.0.0")
