@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from labcore import atomic
 from labcore.perf import machine
 
 
@@ -30,11 +31,8 @@ def record(
 
 
 def write(path: Path, data: dict[str, Any]) -> None:
-    """Write the JSON whole, making its folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    """Write the JSON, all of it or none, making its folder where needed. Raises OSError."""
+    atomic.write_text(path, json.dumps(data, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:
