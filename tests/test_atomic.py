@@ -27,9 +27,14 @@ def test_a_file_is_replaced_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path, error: BaseException) -> None:
     path = atomic.write_text(tmp_path / "file.txt", "old")
-    with pytest.raises(type(error)), atomic.replacing(path) as part:
-        part.write_text("half")
-        raise error
+
+    def fail() -> None:
+        with atomic.replacing(path) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

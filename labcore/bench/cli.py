@@ -16,6 +16,7 @@ from labcore.bench.cli_serving import serving
 from labcore.bench.cli_speculate import speculate
 from labcore.bench.cli_suite import everything
 from labcore.bench.options import Device, Dtype, Out, Source, keep, packages
+from labcore.shares import doubt_of, share_text
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine beside its peers and the machine's limits.")
 
@@ -147,7 +148,8 @@ def _generate_table(data: dict[str, object]) -> Table:
         caption=f"Ceiling: {result['bytes_per_step'] / 1e6:.1f} MB a step, read at the "
         f"{result['read_bandwidth'] / 1e9:.1f} GB/s measured in turns with the engines, allow "
         f"{result['ceiling_tokens_per_s']:.1f} tok/s.\n"
-        "time: whole run over labcore's. equal: tokens that are labcore's. ceiling: share of it reached.",
+        "time: whole run over labcore's. equal: tokens that are labcore's. ceiling: share of it reached."
+        + doubt_of(row["ceiling_share"] for row in result["rows"]),
     )
     names = ("engine", "run s", "IQR s", "tok/s", "time", "equal", "TTFT ms", "decode tok/s", "ceiling")
     for name in names:
@@ -162,13 +164,13 @@ def _generate_table(data: dict[str, object]) -> Table:
             f"{row['agreement']:.0%}",
             _or_dash(row["ttft_s"], 1e3, ".1f"),
             _or_dash(row["decode_tokens_per_s"], 1, ".1f"),
-            _or_dash(row["ceiling_share"], 100, ".0f", "%"),
+            share_text(row["ceiling_share"]),
         )
     return table
 
 
-def _or_dash(value: float | None, scale: float, form: str, unit: str = "") -> str:
-    return "–" if value is None else f"{value * scale:{form}}{unit}"
+def _or_dash(value: float | None, scale: float, form: str) -> str:
+    return "–" if value is None else f"{value * scale:{form}}"
 
 
 def _cache_table(data: dict[str, object]) -> Table:
@@ -195,7 +197,7 @@ def _cache_table(data: dict[str, object]) -> Table:
             f"{row['seconds'] * 1e3:.2f}",
             f"{row['spread_s'] * 1e3:.2f}",
             f"{row['ratio']:.2f} ×",
-            f"{row['ceiling_share']:.0%}",
+            share_text(row["ceiling_share"]),
         )
     return table
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, Out, keep
+from labcore.shares import doubt_of, share_text
 
 
 def predict(
@@ -97,6 +98,7 @@ def _predict_table(data: dict[str, Any]) -> Table:
         f"{result['model']}, {result['dtype']}, on {data['machine']['name']}",
         "step", "measured ms", "± IQR", "expected ms", "bracket", "off by", "MBU", "MFU",
     )  # fmt: skip
+    table.caption = doubt_of(row[name] for row in result["rows"] for name in ("mbu", "mfu")).strip() or None
     for row in result["rows"]:
         table.add_row(
             f"{row['phase']}, {row['batch']} × {row['context']}",
@@ -105,8 +107,8 @@ def _predict_table(data: dict[str, Any]) -> Table:
             f"{row['expected_s'] * 1e3:.1f}",
             f"{row['low_s'] * 1e3:.1f} – {row['high_s'] * 1e3:.1f}",
             f"{row['error']:+.0%}",
-            f"{row['mbu']:.0%}",
-            f"{row['mfu']:.0%}",
+            share_text(row["mbu"]),
+            share_text(row["mfu"]),
         )
     return table
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages
+from labcore.shares import doubt_of, share_text
 
 
 def quant(
@@ -65,7 +66,7 @@ def table(data: dict[str, Any]) -> Table:
         f"median of {result['repeats']} runs",
         caption="ceiling: share of the tokens/s that the weights allow at "
         f"{result['read_bandwidth'] / 1e9:.1f} GB/s. × full: over labcore in full precision, same batch.\n"
-        f"{aims}",
+        f"{aims}{doubt_of(row['ceiling_share'] for row in result['rows'])}",
     )
     names = ("engine", "batch", "weights MB", "decode tok/s", "IQR µs", "ceiling", "× full", "prefill tok/s")
     for name in names:
@@ -78,7 +79,7 @@ def table(data: dict[str, Any]) -> Table:
             f"{row['weight_bytes'] / 1e6:.1f}",
             f"{row['decode_tokens_per_s']:.1f}",
             f"{row['decode_spread_s'] * 1e6:.0f}",
-            f"{row['ceiling_share']:.0%}",
+            share_text(row["ceiling_share"]),
             f"{row['times_full_precision']:.2f}",
             f"{prefill:.0f}" if prefill else "–",
         )

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, Out, keep, packages
+from labcore.shares import doubt_of, share_text
 
 if TYPE_CHECKING:
     from labcore.bench.suite import SuiteResult
@@ -91,7 +92,8 @@ def show(console: Console, data: dict[str, Any], result: SuiteResult) -> None:
 
 def section_table(section: str, rows: list[Row], seconds: float) -> Table:
     """ceiling: share reached of what the machine allows. ours: how many times as fast as this engine."""
-    shown = Table(title=f"{section}, {seconds:.0f} s", title_justify="left")
+    doubt = doubt_of(row.ceiling_share for row in rows).strip()
+    shown = Table(title=f"{section}, {seconds:.0f} s", title_justify="left", caption=doubt or None)
     for name in ("what", "engine", "value", "unit", "allowed", "ceiling", "ours"):
         shown.add_column(name, justify="left" if name in ("what", "engine", "unit") else "right")
     before = None
@@ -102,7 +104,7 @@ def section_table(section: str, rows: list[Row], seconds: float) -> Table:
             _number(row.value),
             row.unit,
             "–" if row.ceiling is None else _number(row.ceiling),
-            "–" if row.ceiling_share is None else f"{row.ceiling_share:.0%}",
+            share_text(row.ceiling_share),
             "–" if row.ours_over is None else f"{row.ours_over:.2f} ×",
         )
         before = row.what
