@@ -6,11 +6,14 @@ import glob
 import os
 import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from labcore.errors import LabError
 
 PART = ".part"  # ends the name of what is being written
 STALE_S = 3600.0  # whoever writes has written something within so many seconds
@@ -62,3 +65,27 @@ def _clear(path: Path) -> None:
                 shutil.rmtree(part)
             else:
                 part.unlink()
+
+
+def ensure_writable(path: Path, room: int = 16 << 20) -> None:
+    """Raises LabError where no file of `room` bytes could be written to `path`: to be asked before long work.
+
+    Writes nothing that stays, and makes no folder.
+    """
+    if path.exists() and not path.is_file():
+        raise LabError(f"{path} is a folder or a device, and no file can take its place; name a file.")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise LabError(
+            f"{path} cannot be written ({error.strerror or error}: {folder}); choose another folder."
+        ) from None
+    if free < room:
+        raise LabError(
+            f"{path} cannot be written: {free / 1e6:.1f} MB are free on the disk of {folder}, and "
+            f"{room / 1e6:.1f} MB should be; free some space, or choose another folder."
+        )

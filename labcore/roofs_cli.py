@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labcore.shares import DOUBT, is_trusted, share_text
+from labcore.working import working
 
 if TYPE_CHECKING:
     from labcore.catalog import GPU
@@ -31,10 +32,11 @@ def roofs(
     from labcore.perf import roofs as measured
 
     console = Console()
-    with console.status("measuring, some ten seconds"):
+    with working(Console(stderr=True), "measuring, some ten seconds") as say:
         found = measured(device, refresh=refresh)
         spec = gpu_reported_as(found.device_name)
         if not (refresh or all(map(is_trusted, _shares(found, spec)))):
+            say("more than the data sheet states: measuring again")
             found = measured(device, refresh=True)
     trusted = all(map(is_trusted, _shares(found, spec)))
     if as_json:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, OptionalSource, Out, keep
 from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def kernels(
@@ -40,11 +41,11 @@ def kernels(
 
     console = Console()
     given = {"prompt": prompt, "context": context, "batch": batch}
-    with console.status("loading") as status:
+    with working(console, "loading") as say:
         loaded = labcore.load(model or usual_model(device), device=device, dtype=dtype)
         usual = SIZES["cuda" if loaded.device.type == "cuda" else "cpu"]
         sizes = replace(usual, **{name: value for name, value in given.items() if value is not None})
-        result = bench_kernels(loaded, sizes, repeats=repeats, progress=status.update)
+        result = bench_kernels(loaded, sizes, repeats=repeats, progress=say)
     data = record.record("kernels", result.to_dict(), loaded.device)
     console.print(table(data))
     for one in result.left_out:

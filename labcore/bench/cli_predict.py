@@ -10,6 +10,7 @@ from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, Out, keep
 from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def predict(
@@ -31,14 +32,14 @@ def predict(
 
     console = Console()
     loaded = labcore.load(model, device=device, dtype=dtype)
-    with console.status("loading") as status:
+    with working(console, "loading") as say:
         result = bench_predict(
             loaded,
             contexts=context or (64, 512, 2048),
             batches=batch or (1, 8),
             prompts=prompt or (512,),
             repeats=repeats,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("predict", result.to_dict(), loaded.device)
     console.print(_predict_table(data))
@@ -69,7 +70,7 @@ def parallel(
 
     console, steps, reduces = Console(), [], []
     for count in ranks or [1, 2]:
-        with console.status(f"{count} ranks"), Workers(count, device=device, threads=1) as workers:
+        with working(console, f"{count} ranks"), Workers(count, device=device, threads=1) as workers:
             for held, new in ((context, 1), (prompt, prompt)):
                 steps.append(step_times(workers, model, context=held, new_tokens=new, repeats=repeats))
             if count > 1:

@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labcore.bench.options import Device, Dtype, OptionalSource, Out, Peers, keep, packages
+from labcore.bench.options import Device, Dtype, OptionalSource, Out, Peers, keep, packages, peers_named
 from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def prefill(
@@ -31,10 +32,10 @@ def prefill(
     from labcore.bench.usual import usual_model
 
     console = Console()
-    peers = against or []
-    with console.status("loading") as status:
+    peers = peers_named(against) or []
+    with working(console, "loading") as say:
         loaded = labcore.load(model or usual_model(device), device=device, dtype=dtype)
-        result = bench_prefill(loaded, peers, tokens=tokens, repeats=repeats, progress=status.update)
+        result = bench_prefill(loaded, peers, tokens=tokens, repeats=repeats, progress=say)
     data = record.record("prefill", result.to_dict(), loaded.device, packages(peers))
     console.print(table(data))
     keep(console, out, data)

@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages
+from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages, peers_named
 from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def quant(
@@ -33,8 +34,8 @@ def quant(
     from labcore.perf.machine import resolve_device
 
     console = Console()
-    peers = against or []
-    with console.status("loading") as status:
+    peers = peers_named(against) or []
+    with working(console, "loading") as say:
         result = bench_quant(
             model,
             recipe or list(RECIPES),
@@ -45,7 +46,7 @@ def quant(
             repeats=repeats,
             device=device,
             dtype=dtype,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("quant", result, resolve_device(device), packages(peers))
     console.print(table(data))
@@ -105,14 +106,14 @@ def quant_quality(
     from labcore.perf.machine import resolve_device
 
     console = Console()
-    with console.status("loading") as status:
+    with working(console, "loading") as say:
         result = bench_quant_quality(
             recipe or RECIPES,
             PLANTED if planted else (),
             stories=stories,
             questions=questions,
             device=device,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("quant-quality", result, resolve_device(device))
     console.print(quality_table(result, "rows"))

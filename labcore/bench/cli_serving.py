@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages
+from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages, peers_named
 from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def serving(
@@ -35,8 +36,8 @@ def serving(
     from labcore.perf.machine import resolve_device
 
     console = Console()
-    peers = against or []
-    with console.status("loading") as status:
+    peers = peers_named(against) or []
+    with working(console, "loading") as say:
         result = bench_serving(
             model,
             peers,
@@ -48,7 +49,7 @@ def serving(
             seed=seed,
             device=device,
             dtype=dtype,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("serving", result, resolve_device(device), packages(peers))
     console.print(table(data))

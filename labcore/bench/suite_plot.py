@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labcore.atomic import replacing
 from labcore.bench.suite_rows import Row
 from labcore.errors import LabError
 from labcore.serving.load.plots import OFFLINE
@@ -56,10 +57,16 @@ def suite_figure(rows: Sequence[Row], *, title: str = TITLE, a_line: int = ENGIN
 
 
 def write_page(rows: Sequence[Row], path: Path) -> None:
-    """The figure as a page that needs no network. Raises LabError as `suite_figure`."""
+    """The figure as a page that needs no network. LabError as `suite_figure`, or for a full disk."""
     figure = suite_figure(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(path, config=dict(OFFLINE), include_plotlyjs=True, full_html=True)
+    try:
+        with replacing(path) as part:
+            figure.write_html(part, config=dict(OFFLINE), include_plotlyjs=True, full_html=True)
+    except OSError as error:
+        raise LabError(
+            f"{path} could not be written ({error.strerror or error}); what was there before is unchanged: "
+            "make room or choose another file for --plot."
+        ) from None
 
 
 def ensure_plotting() -> None:

@@ -43,7 +43,7 @@ def test_a_share_is_trusted_up_to_the_tolerance() -> None:
 
 
 def measured(shares: list[float], again: list[float] | None) -> tuple[list[str], dict[str, Any]]:
-    """What was run, and what came out, of work with these shares of a roof of 1 and then of a roof of `again`."""
+    """What was run, and what came out, of work at these rates under a roof of 1, then of `again`."""
     order: list[str] = []
     work = itertools.chain(shares, itertools.repeat(shares[-1]))
     roof = iter(again or [])
@@ -205,6 +205,7 @@ def test_a_comparison_says_whose_share_cannot_be_trusted() -> None:
     runs = [Run(name, "all", MACHINE, {}, "", {}, ("m",), tuple(rows())) for name in ("old", "new")]
     notes = [note for note in compare(runs).notes if "trusted" in note]
     assert notes[0] == (
-        "old exceeds its ceiling, so that these shares of it cannot be trusted: m, prompt of 8, labcore: 140% (!)."
+        "old exceeds its ceiling, so that these shares of it cannot be trusted: "
+        "m, prompt of 8, labcore: 140% (!)."
     )
     assert len(notes) == 2
