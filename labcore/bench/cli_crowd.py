@@ -58,15 +58,15 @@ def table(data: dict[str, Any]) -> Table:
         f"Threads wait as set: {said or 'by default'}.",
     )
     for name in ("at once", "tok/s", "range", "together", "range", "share", "range"):
-        shown.add_column(name, justify="right", no_wrap=True)
+        shown.add_column(name, justify="right")
     for row in result["rows"]:
         shown.add_row(
             str(row["count"]),
             f"{row['tokens_per_s']:.1f}",
-            "{:.1f} – {:.1f}".format(*row["tokens_per_s_range"]),
+            "{:.1f}–{:.1f}".format(*row["tokens_per_s_range"]),
             f"{row['together']:.2f} ×",
-            "{:.2f} – {:.2f}".format(*row["together_range"]),
+            "{:.2f}–{:.2f}".format(*row["together_range"]),
             f"{row['share']:.0%}",
-            "{:.0%} – {:.0%}".format(*row["share_range"]),
+            "{:.0%}–{:.0%}".format(*row["share_range"]),
         )
     return shown

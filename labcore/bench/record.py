@@ -53,7 +53,7 @@ def kept_elsewhere(path: Path, data: dict[str, Any]) -> str:
             write(place, data)
         except OSError:
             continue
-        return f"the result was written to {place} instead."
+        return f"the result was written to {place}."
     return "no other folder took the result either, so that what was shown is all there is: free some space."
 
 

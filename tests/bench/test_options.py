@@ -63,7 +63,7 @@ def test_a_result_that_the_disk_refuses_is_kept_elsewhere(
     console = Console(file=io.StringIO())
     monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "file").touch()  # where a folder should be made
-    with pytest.raises(LabError, match=r"out.json could not be written .* instead") as caught:
+    with pytest.raises(LabError, match=r"out.json could not be written .* was written to") as caught:
         keep(console, tmp_path / "file" / "out.json", {"a": 1})
     (place,) = (tmp_path / "cache" / "results").iterdir()
     assert str(place) in str(caught.value)

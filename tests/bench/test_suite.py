@@ -501,7 +501,7 @@ def test_a_disk_that_refuses_a_section_ends_nothing(
     done = CliRunner().invoke(app, [*ALL, "--out", str(out)])
     (place,) = (tmp_path / "cache" / "results").iterdir()
     assert str(done.exception) == (
-        f"{out} could not be written (No space left on device); the result was written to {place} instead."
+        f"{out} could not be written (No space left on device); the result was written to {place}."
     )
     assert list(suite_compare.read(place)["result"]["sections"]) == list(RESULTS)
 
