@@ -7,8 +7,6 @@ names, shapes and offsets followed by raw numbers, so that a tensor can be read 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from labcore import atomic
 from labcore.config import ModelConfig
 from labcore.errors import CheckpointError
 from labcore.model import weights
@@ -223,9 +222,7 @@ def save_checkpoint(
     }
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    (home / "config.json").write_text(text, encoding="utf-8")
-    save_file(tensors, home / f".{SINGLE}", metadata={"format": "pt"})
-    shutil.copymode(home / "config.json", home / f".{SINGLE}")  # the library writes for its owner alone
-    os.replace(home / f".{SINGLE}", home / SINGLE)
+    atomic.write_text(home / "config.json", json.dumps(description, indent=2, sort_keys=True) + "\n")
+    with atomic.replacing(home / SINGLE) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
     return home

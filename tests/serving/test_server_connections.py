@@ -83,7 +83,7 @@ def test_a_body_in_chunks_of_the_usual_size_is_read(url: str) -> None:
 
 
 def test_a_short_body_behind_a_long_one_is_no_fault(url: str) -> None:
-    """On one connection, each with its headers in one piece: bytes of the first do not count for the second."""
+    """On one connection, headers and body in one piece: bytes of the first do not count for the second."""
     with httpx.Client() as client:
         for length in (900_000, 200_000, 100_000, 10):
             sent = json.dumps(BODY | {"user": "x" * length})

@@ -129,7 +129,7 @@ class Folder:
 
 
 def _bounded(files: list[os.DirEntry[str]]) -> list[Path]:
-    """Files in order; of each other user of the machine the oldest MOST_OF_OWNER: nobody fills the wall alone."""
+    """Files in order; of each other user of the machine the oldest MOST_OF_OWNER: nobody fills a wall."""
     by_owner: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for file in files:
         with suppress(FileNotFoundError):  # taken back just now
