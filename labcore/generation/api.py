@@ -57,7 +57,7 @@ def generate(
     speculation: what guesses tokens, which are then checked several at a time: a DraftModel, a PromptLookup
     or another Drafter (see `generation.speculation`); for one prompt. The answer is the one without.
     Returns an Output, or a list of them for a list of prompts.
-    Raises PromptError, SamplingError, OutOfMemory, and for `step` ConfigError, DeviceError, NotSupported.
+    Raises PromptError, SamplingError, OutOfMemory, NotFinite (logits of NaN or infinity), and for `step` ConfigError, DeviceError, NotSupported.
     """
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)

@@ -166,7 +166,7 @@ def _take_or_draw(
     logits: Tensor, guess: int | None, params: SamplingParams, stream: torch.Generator | None
 ) -> int:
     if params.greedy:
-        return int(logits.argmax())
+        return int(best(logits[None]))
     if guess is not None:
         accepted = torch.rand(1, generator=stream).item() < logits.softmax(-1)[guess].item()
         if accepted:
