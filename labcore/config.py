@@ -8,7 +8,6 @@ is a field here, so that one Transformer serves them all.
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -242,7 +241,8 @@ def _ensure_whole(name: str, value: object, least: int, most: int = LARGEST) -> 
     """The value, if it is a whole number (JSON's true is none, though Python's is)."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(
-            f"{name} is {reprlib.repr(value)}, of the wrong kind; it must be a whole number of at least {least}."
+            f"{name} is {reprlib.repr(value)}, of the wrong kind; it must be a whole number of at least "
+            f"{least}."
         )
     if value < least:
         raise ConfigError(f"{name} is {value}; it must be a whole number of at least {least}.")
@@ -264,8 +264,9 @@ def _ensure_positive(name: str, value: object) -> float:
 
 
 def _whole(data: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = data.get(key, default)
-    return value if value is default and default is not None else _ensure_whole(key, value, 1)
+    if default is not None and key not in data:
+        return default
+    return _ensure_whole(key, data.get(key), 1)
 
 
 def _number(data: Mapping[str, Any], key: str, default: float) -> float:
@@ -302,7 +303,9 @@ def _window(data: Mapping[str, Any]) -> int | None:
         return None
     kinds = data.get("layer_types", ["sliding_attention"])
     if not isinstance(kinds, list):
-        raise ConfigError(f"layer_types is {reprlib.repr(kinds)}, of the wrong kind; it must be a list of names.")
+        raise ConfigError(
+            f"layer_types is {reprlib.repr(kinds)}, of the wrong kind; it must be a list of names."
+        )
     return _whole(data, "sliding_window") if "sliding_attention" in kinds else None
 
 

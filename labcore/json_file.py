@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 from labcore.errors import CheckpointError, LabError
 
 MOST_BYTES = 4 << 20  # parsed, so many bytes of the densest JSON take about 100 MB
-DEEPEST = 64  # objects and lists inside of each other
+MOST_PARTS = 100_000  # objects and lists; each takes far more time and memory than a number
+DEEPEST = 64  # of them inside of each other
 
 
 def read_object(path: Path, *, error: type[LabError] = CheckpointError) -> dict[str, Any]:
@@ -41,7 +42,9 @@ def read_bytes(path: Path, most: int, *, error: type[LabError] = CheckpointError
     except IsADirectoryError:
         about = path.stat()
     except OSError as problem:
-        raise error(f"{path} cannot be read ({problem.strerror}); make it readable, or fetch it again.") from None
+        raise error(
+            f"{path} cannot be read ({problem.strerror}); make it readable, or fetch it again."
+        ) from None
     if stat.S_ISREG(about.st_mode):
         raise error(
             f"{path} has {about.st_size:,} bytes, where at most {most:,} are read; it is no such file, so "
@@ -52,6 +55,11 @@ def read_bytes(path: Path, most: int, *, error: type[LabError] = CheckpointError
 
 def parse_object(content: bytes, path: Path, *, error: type[LabError] = CheckpointError) -> dict[str, Any]:
     """The JSON object that the bytes of file `path` are. Raises `error` where they are none."""
+    if (parts := content.count(b"{") + content.count(b"[")) > MOST_PARTS:
+        raise error(
+            f"{path} has {parts:,} objects and lists, and at most {MOST_PARTS:,} are read; "
+            "fetch the file again."
+        )
     try:
         found = json.loads(content, parse_constant=_refuse_constant)
     except RecursionError:
@@ -77,7 +85,7 @@ def _too_deep(path: Path) -> str:
 
 
 def _deeper(value: object, most: int) -> bool:
-    """Whether anything lies below `most` levels, level by level: recursion has the limit that is looked for."""
+    """Whether anything lies below `most` levels; level by level, as recursion has a limit of its own."""
     level: list[Any] = [value]
     for _ in range(most):
         inner = (part for one in level for part in (one.values() if isinstance(one, dict) else one))

@@ -28,8 +28,8 @@ _NOT_ENCODED = (
     "model with the tokenizer.json that belongs to it."
 )
 _NOT_DECODED = (
-    "The model's tokenizer cannot decode these {:,} tokens ({{}}); load the model with the tokenizer.json that "
-    "belongs to it."
+    "The model's tokenizer cannot decode these {:,} tokens ({{}}); load the model with the tokenizer.json "
+    "that belongs to it."
 )
 
 
@@ -68,7 +68,7 @@ class Tokenizer:
         """
         path = Path(path)
         try:
-            library = read_tokenizer(path, config and config.vocab_size)
+            library = read_tokenizer(path, None if config is None else config.vocab_size)
         except FileNotFoundError:
             raise CheckpointError(
                 f"There is no tokenizer file {path}; give the path of a tokenizer.json."

@@ -19,8 +19,8 @@ def not_finite(model: Model, given: int) -> NotFinite:
         else "its weights, or this prompt, lead beyond what numbers can hold: fetch the checkpoint again"
     )
     return NotFinite(
-        f"The logits of {model.name!r} in {dtype} are NaN or infinite behind {given} tokens of the answer, so "
-        f"that no token can be chosen; {mend}."
+        f"The logits of {model.name!r} in {dtype} are NaN or infinite behind {given} tokens of the answer, "
+        f"so that no token can be chosen; {mend}."
     )
 
 

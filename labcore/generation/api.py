@@ -57,7 +57,8 @@ def generate(
     speculation: what guesses tokens, which are then checked several at a time: a DraftModel, a PromptLookup
     or another Drafter (see `generation.speculation`); for one prompt. The answer is the one without.
     Returns an Output, or a list of them for a list of prompts.
-    Raises PromptError, SamplingError, OutOfMemory, NotFinite (logits of NaN or infinity), and for `step` ConfigError, DeviceError, NotSupported.
+    Raises PromptError, SamplingError, OutOfMemory, NotFinite (for logits of NaN or infinity), and for `step`
+    ConfigError, DeviceError, NotSupported.
     """
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)
@@ -75,9 +76,7 @@ def generate(
             outputs = [beam_search(model, one, beams, stopping, cache) for one in prompts.singles()]
     else:
         with memory_told(model):
-            run = Generation(
-                model, prompts, params, stopping, cache, trace_options(trace), step, speculation
-            )
+            run = Generation(model, prompts, params, stopping, cache, trace_options(trace), step, speculation)
             outputs = _run(run)
     return outputs if is_batch(prompt) else outputs[0]
 

@@ -155,8 +155,8 @@ def ensure_short_header(path: Path) -> None:
         claimed = int.from_bytes(file.read(8), "little")
     if MOST_HEADER < claimed <= path.stat().st_size:  # what exceeds the file, the library refuses
         raise CheckpointError(
-            f"{path.name} claims a table of tensors of {claimed:,} bytes, and at most {MOST_HEADER:,} are read; "
-            "fetch the file again."
+            f"{path.name} claims a table of tensors of {claimed:,} bytes, and at most {MOST_HEADER:,} are "
+            "read; fetch the file again."
         )
 
 

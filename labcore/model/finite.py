@@ -1,4 +1,4 @@
-"""Weights that are numbers: NaN or infinity in one of them makes every answer empty or wrong, without a word."""
+"""Weights are numbers: NaN or infinity in one of them makes every answer empty or wrong, without a word."""
 
 from __future__ import annotations
 

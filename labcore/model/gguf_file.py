@@ -86,10 +86,11 @@ class GgufFile:
         self.name, self.nbytes = path.name, path.stat().st_size
         try:
             self._data = np.memmap(path, np.uint8, mode="r")
-            header = read_header(memoryview(self._data), kind_of)
+            header = read_header(self._data.data, kind_of)
         except (ValueError, OSError) as error:
             raise CheckpointError(
-                f"{path.name} ({self.nbytes:,} bytes) is no GGUF file, or cut short ({error}); fetch it again."
+                f"{path.name} ({self.nbytes:,} bytes) is no GGUF file, or cut short ({error}); fetch it "
+                "again."
             ) from None
         self._values, self.tensors = header.values, header.tensors
         self._refuse_unreadable()

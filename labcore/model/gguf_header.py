@@ -151,7 +151,8 @@ def _placed(
             raise ValueError(f"its table has {name[:60]!r} twice")
         if start + offset + nbytes > end:
             raise ValueError(
-                f"{name[:60]!r} claims {nbytes:,} bytes from byte {start + offset:,} on, and the file has {end:,}"
+                f"{name[:60]!r} claims {nbytes:,} bytes from byte {start + offset:,} on, and the file "
+                f"has {end:,}"
             )
         found[name] = StoredTensor(kind, shape, start + offset, nbytes)
     before = start

@@ -232,9 +232,7 @@ class EngineCore:
         for sequence in self.scheduler.running:
             room = sequence.limit - len(sequence.tokens) - 1
             if sequence.decoding and not sequence.lingers and room > 0:
-                sequence.drafted = self.speculation.guess(
-                    sequence.tokens, sequence.id, sequence.limit
-                )[:room]
+                sequence.drafted = self.speculation.guess(sequence.tokens, sequence.id, sequence.limit)[:room]
 
     def _count(self, taken: int, guesses: int, accepted: int) -> None:
         self._counts["output"] += taken

@@ -42,7 +42,9 @@ WAYS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_generate_says_so(spoilt: Model, way: dict[str, Any]) -> None:
-    with pytest.raises(NotFinite, match=r"logits of 'tiny' in float32 are NaN or infinite behind 0 tokens.+\.$"):
+    with pytest.raises(
+        NotFinite, match=r"logits of 'tiny' in float32 are NaN or infinite behind 0 tokens.+\.$"
+    ):
         labcore.generate(spoilt, [1, 2, BAD, 1, 2], **way)
     with pytest.raises(NotFinite):
         labcore.generate(spoilt, [BAD], **way)
@@ -72,7 +74,9 @@ def test_float16_names_the_dtypes_that_hold_more(model: Model) -> None:
         labcore.generate(overflowing, [1, 2, 3])
 
 
-ROWS = torch.tensor([[0.0, 2.0, 1.0], [0.0, math.nan, 1.0], [0.0, math.inf, 1.0], [-math.inf, 5.0, -math.inf]])
+ROWS = torch.tensor(
+    [[0.0, 2.0, 1.0], [0.0, math.nan, 1.0], [0.0, math.inf, 1.0], [-math.inf, 5.0, -math.inf]]
+)
 
 
 def test_only_rows_of_numbers_have_a_token() -> None:

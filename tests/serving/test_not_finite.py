@@ -8,7 +8,10 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
+import labcore
+from labcore import kernels
 from labcore.errors import NotFinite
 from labcore.model import Model
 from labcore.serving import LLMEngine, PromptLookup, RequestOutput
@@ -95,3 +98,34 @@ def test_whoever_waits_for_it_gets_it_and_the_engine_lives(spoilt: Model) -> Non
             assert as_api_error(first).status == 500
 
     asyncio.run(play())
+
+
+def test_nan_behind_a_sequences_end_is_not_read() -> None:
+    """Neither in the rest of its last block nor in block 0, which fills up short tables."""
+    stream = torch.Generator().manual_seed(0)
+    pool = torch.randn(2, 2, 6, 4, 8, generator=stream)
+    q = torch.randn(2, 4, 1, 8, generator=stream)
+    tables, lens = torch.tensor([[2, 3], [4, 0]], dtype=torch.int32), torch.tensor([7, 3], dtype=torch.int32)
+    with kernels.plainly():
+        wanted = kernels.paged_attention(q, pool, tables, lens)
+        pool[:, :, 0] = pool[:, :, 3, 3] = pool[:, :, 4, 3] = math.nan
+        assert torch.equal(kernels.paged_attention(q, pool, tables, lens), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", [{"overlap": "auto"}, {"overlap": False}, {"token_budget": 4}], ids=str)
+def test_on_a_gpu_no_token_is_fed_that_has_no_embedding(way: dict[str, Any]) -> None:
+    """An index of -1 would end the CUDA context, and with it the process's every other request."""
+    made = copy.deepcopy(small_model(eos=False))
+    made.transformer.lm_head.weight[BAD] = 0.0
+    made.transformer.embed_tokens.weight[BAD] = math.nan
+    made.transformer.to("cuda")
+    engine = LLMEngine(made, num_blocks=32, **way)
+    for id, tokens in (("bad", (1, BAD)), ("good", GOOD[0])):
+        engine.add(request(id, tokens, new=9))
+    found = played(engine)
+    torch.cuda.synchronize()
+    assert isinstance(found["bad"][-1].error, NotFinite)
+    assert sum(len(output.tokens) for output in found["good"]) == 9
+    with pytest.raises(NotFinite):
+        labcore.generate(made, [1, BAD])
