@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from labcore.errors import LabError
+from labcore.errors import LabError, NotFinite
 from labcore.serving.async_engine import EngineStopped
 
 SHOWN = 60  # characters of what was sent that a message repeats
@@ -64,6 +64,8 @@ def as_api_error(error: LabError) -> ApiError:
         return error
     if isinstance(error, EngineStopped):
         return stopping_error(str(error), code="engine_stopped")
+    if isinstance(error, NotFinite):
+        return ApiError(500, str(error), code="not_finite")
     return ApiError(400, str(error))
 
 
