@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from labcore.openmp import bound_spinning
+from labcore.openmp import wait_passively
 
 if TYPE_CHECKING:
     from labcore import catalog, errors, perf, quant
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-bound_spinning()  # before torch is imported, by anything of this package
+wait_passively()  # before torch is imported, by anything of this package
 
 _HOMES = {
     "load": "labcore.model",

@@ -1,10 +1,10 @@
-"""How long OpenMP's threads spin while they wait, which has to be said before torch loads its runtime.
+"""How OpenMP's threads wait, which has to be said before torch loads its runtime.
 
-PyTorch's operators (and every parallel region of the native kernels) end where all threads have finished. A
-thread that waits there spins, by default for milliseconds: that costs nothing on a quiet machine, and on one
-whose cores other programs use too it takes the core from the very thread that is waited for. `labcore` bounds
-the spinning when it is imported, unless torch was imported before or the environment says something of its
-own.
+PyTorch's operators, and each call of the native kernels, end where all threads have finished. A thread that
+waits there spins, by default for milliseconds: that costs nothing on a quiet machine, and on one whose cores
+other programs use too it takes the core from the very thread that is waited for. So `labcore` lets threads
+sleep, unless torch was imported before it or the environment says something of its own. The barriers inside the
+native kernels, hundreds of them a step, have a way to wait of their own (`kernels/native/threads.c`).
 """
 
 from __future__ import annotations
@@ -13,26 +13,21 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-# Turns of libgomp's waiting loop, a few to a few tens of nanoseconds each; its own default is 300,000.
-GOMP_SPINCOUNT = "2000"
-# Milliseconds of LLVM's and Intel's runtimes, whose default is 200; 1 is the shortest time but none.
-KMP_BLOCKTIME = "1"
-
 _SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-def bound_spinning(environ: MutableMapping[str, str] = os.environ) -> bool:
-    """Let waiting threads spin for microseconds, then sleep. Returns whether that was set now.
+def wait_passively(environ: MutableMapping[str, str] = os.environ) -> bool:
+    """Let threads that wait sleep (OMP_WAIT_POLICY=passive). Returns whether that was set now.
 
-    Processes started from this one inherit it. Where one of OMP_WAIT_POLICY, GOMP_SPINCOUNT and KMP_BLOCKTIME
-    is set already, or torch has loaded its threads, nothing changes.
+    Processes started from this one inherit it. Where OMP_WAIT_POLICY, GOMP_SPINCOUNT or KMP_BLOCKTIME is set
+    already, or torch has loaded its threads, nothing changes.
     """
     if "torch" in sys.modules or any(name in environ for name in _SETTINGS):
         return False
-    environ.update(GOMP_SPINCOUNT=GOMP_SPINCOUNT, KMP_BLOCKTIME=KMP_BLOCKTIME)
+    environ["OMP_WAIT_POLICY"] = "passive"
     return True
 
 
 def wait_policy(environ: MutableMapping[str, str] = os.environ) -> str:
-    """What the environment says of waiting threads, such as "GOMP_SPINCOUNT=2000"; "" if nothing."""
+    """What the environment says of waiting threads, such as "OMP_WAIT_POLICY=passive"; "" if nothing."""
     return ", ".join(f"{name}={environ[name]}" for name in _SETTINGS if name in environ)
