@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -206,3 +210,23 @@ def test_a_model_without_tokenizer_takes_ids_only(model: Model) -> None:
 def test_bad_settings(model: Model, settings: dict[str, object]) -> None:
     with pytest.raises(SamplingError):
         labcore.generate(model, PROMPT, **settings)
+
+
+def test_threads_may_ask_one_model_at_once(model: Model) -> None:
+    """In batches of different sizes, so that what steps work in changes its size all the time."""
+    prompts = [[PROMPT] * size for size in (1, 2, 5, 3)]
+
+    def texts(batch: list[str]) -> list[list[int]]:
+        outputs = labcore.generate(model, batch, max_new_tokens=40, ignore_eos=True)
+        return [output.tokens for output in outputs]
+
+    expected = [texts(batch) for batch in prompts]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(texts, prompts * 8)) == expected * 8
+
+
+def test_a_process_may_end_with_an_unfinished_answer() -> None:
+    """The interpreter closes what is left of it, when a new tensor would be its last."""
+    program = "import labcore; answer = labcore.stream(labcore.load('story'), 'Once'); next(answer)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
