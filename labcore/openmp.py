@@ -1,4 +1,6 @@
-"""How long OpenMP's threads spin while they wait, which has to be said before torch loads its runtime.
+"""OpenMP's threads: how long they spin while they wait, and none of them in a forked process.
+
+How long is to be said before torch loads its runtime.
 
 PyTorch's operators (and every parallel region of the native kernels) end where all threads have finished. A
 thread that waits there spins, by default for milliseconds: that costs nothing on a quiet machine, and on one
@@ -31,6 +33,21 @@ def bound_spinning(environ: MutableMapping[str, str] = os.environ) -> bool:
         return False
     environ.update(GOMP_SPINCOUNT=GOMP_SPINCOUNT, KMP_BLOCKTIME=KMP_BLOCKTIME)
     return True
+
+
+def compute_alone_after_fork() -> None:
+    """Let a forked process compute with one thread.
+
+    The runtime's other threads are not copied by a fork, and GNU's waits for them: without this, the first
+    product of a `multiprocessing` worker on Linux, where processes fork before Python 3.14, never ends.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_one_thread)
+
+
+def _one_thread() -> None:
+    if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(1)
 
 
 def wait_policy(environ: MutableMapping[str, str] = os.environ) -> str:
