@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from labcore.bench.options import Page
 
 if TYPE_CHECKING:
     from labcore.bench.compare import Measurement
@@ -21,7 +22,7 @@ RUNS_HELP = (
 
 def compare(
     runs: Annotated[list[str], typer.Argument(help=RUNS_HELP, metavar="RUN...")],
-    plot: Annotated[Path | None, typer.Option(help="Draw all of it into this HTML page.")] = None,
+    plot: Page = None,
 ) -> None:
     """Set runs beside each other: what they measured in common, on which device, with which versions, when.
 

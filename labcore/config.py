@@ -8,14 +8,19 @@ is a field here, so that one Transformer serves them all.
 
 from __future__ import annotations
 
-import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from labcore.errors import ConfigError
+from labcore.json_file import read_object
 from labcore.shapes import Experts, Latent
+
+# Beyond any model: what exceeds these is damage or a trap, and is refused before anything is built from it.
+MOST_LAYERS = 2048
+LARGEST = 2**31 - 1
 
 # What a family's modelling code fixes, whatever its config.json says.
 _FIXED: dict[str, dict[str, Any]] = {
@@ -93,9 +98,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         for name in (*sizes, "head_dim", "intermediate_size", "vocab_size", "max_position_embeddings"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+            most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST
+            _ensure_whole(name, getattr(self, name), 1, most)
+        for name in ("rms_norm_eps", "rope_theta"):
+            _ensure_positive(name, getattr(self, name))
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"{self.num_attention_heads} query heads cannot share {self.num_key_value_heads} key/value "
@@ -138,13 +144,9 @@ class ModelConfig:
     def from_file(cls, path: Path) -> ModelConfig:
         """Read a `config.json`. Raises ConfigError when it is missing, not JSON or not supported."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_object(path, error=ConfigError)
         except FileNotFoundError:
             raise ConfigError(f"No config.json in {path.parent}; a model folder needs one.") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path} is not valid JSON ({error}); fetch the file again.") from None
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path} holds no JSON object; fetch the file again.")
         return cls.from_dict(data)
 
     @classmethod
@@ -157,10 +159,7 @@ class ModelConfig:
         if missing:
             raise ConfigError(f"config.json lacks {', '.join(missing)}; this checkpoint is incomplete.")
         _refuse_unsupported(data)
-        try:
-            return cls(**_fields(data, family))
-        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            raise ConfigError(f"A value in config.json is of the wrong kind ({error}); mend it.") from None
+        return cls(**_fields(data, family))
 
     def to_hugging_face(self) -> dict[str, Any]:
         """The `config.json` that describes this model to `transformers` (every version) and to `from_dict`.
@@ -201,37 +200,84 @@ _OPTIONAL = (
 
 
 def _family(data: Mapping[str, Any]) -> str:
-    family = str(data.get("model_type", "")).lower()
+    named = data.get("model_type", "")
+    family = named.lower() if isinstance(named, str) else ""
     if family not in FAMILIES:
-        names = data.get("architectures") or [family or "unnamed"]
+        names = data.get("architectures")
+        name = names[0] if isinstance(names, list) and names else named or "unnamed"
         raise ConfigError(
-            f"Architecture {names[0]!r} is not supported; labcore runs {', '.join(FAMILIES)} checkpoints."
+            f"Architecture {reprlib.repr(name)} is not supported; labcore runs {', '.join(FAMILIES)} "
+            "checkpoints."
         )
     return family
 
 
 def _fields(data: Mapping[str, Any], family: str) -> dict[str, Any]:
     """The arguments of ModelConfig, from a config.json whose gaps are filled."""
-    heads = int(data["num_attention_heads"])
+    heads = _whole(data, "num_attention_heads")
     theta, scaling = _rope(data)
+    head_dim = _whole(data, "head_dim", 0) or _even_share(_whole(data, "hidden_size"), heads)
     return {
-        **{key: int(data[key]) for key in _REQUIRED},
-        "num_key_value_heads": int(data.get("num_key_value_heads", heads)),
-        "head_dim": int(data.get("head_dim") or _even_share(int(data["hidden_size"]), heads)),
+        **{key: _whole(data, key) for key in _REQUIRED},
+        "num_key_value_heads": _whole(data, "num_key_value_heads", heads),
+        "head_dim": head_dim,
         "max_position_embeddings": _context(data),
         # Only where every layer slides, which is what this engine's sliding window does.
-        "sliding_window": int(data["sliding_window"]) if family == "mistral" and _slides(data) else None,
+        "sliding_window": _window(data) if family == "mistral" else None,
         "model_type": family,
-        "rms_norm_eps": float(data.get("rms_norm_eps", 1e-6)),
+        "rms_norm_eps": _number(data, "rms_norm_eps", 1e-6),
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "tie_word_embeddings": bool(data.get("tie_word_embeddings", False)),
-        "attention_bias": bool(data.get("attention_bias", False)),
-        "o_proj_bias": bool(data.get("attention_bias", False)),
-        "mlp_bias": bool(data.get("mlp_bias", False)),
-        "bos_token_id": next(iter(_as_ids(data.get("bos_token_id"))), None),
-        "eos_token_ids": _as_ids(data.get("eos_token_id")),
+        "tie_word_embeddings": _flag(data, "tie_word_embeddings"),
+        "attention_bias": _flag(data, "attention_bias"),
+        "o_proj_bias": _flag(data, "attention_bias"),
+        "mlp_bias": _flag(data, "mlp_bias"),
+        "bos_token_id": next(iter(token_ids("bos_token_id", data.get("bos_token_id"))), None),
+        "eos_token_ids": token_ids("eos_token_id", data.get("eos_token_id")),
     } | _FIXED[family]
+
+
+def _ensure_whole(name: str, value: object, least: int, most: int = LARGEST) -> int:
+    """The value, if it is a whole number (JSON's true is none, though Python's is)."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(
+            f"{name} is {reprlib.repr(value)}, of the wrong kind; it must be a whole number of at least "
+            f"{least}."
+        )
+    if value < least:
+        raise ConfigError(f"{name} is {value}; it must be a whole number of at least {least}.")
+    if value > most:
+        raise ConfigError(
+            f"{name} is {reprlib.repr(value)}, and labcore takes at most {most:,}; "
+            "the file is damaged, so fetch it again."
+        )
+    return value
+
+
+def _ensure_positive(name: str, value: object) -> float:
+    """The value as a float, if it is a finite number above 0."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ConfigError(f"{name} is {reprlib.repr(value)}, of the wrong kind; it must be a number above 0.")
+    if not 0 < value < 1e300:  # NaN is not either; an int may exceed what a float holds
+        raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be a finite number above 0.")
+    return float(value)
+
+
+def _whole(data: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    if default is not None and key not in data:
+        return default
+    return _ensure_whole(key, data.get(key), 1)
+
+
+def _number(data: Mapping[str, Any], key: str, default: float) -> float:
+    return _ensure_positive(key, data.get(key, default))
+
+
+def _flag(data: Mapping[str, Any], key: str, default: bool = False) -> bool:
+    value = data.get(key, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} is {reprlib.repr(value)}, of the wrong kind; it must be true or false.")
+    return value
 
 
 def _even_share(hidden_size: int, heads: int) -> int:
@@ -248,40 +294,57 @@ def _context(data: Mapping[str, Any]) -> int:
     Within its sliding window, windowed attention and full attention are the same thing; beyond it they are
     not, and the Transformer here attends fully. So a window ends the context.
     """
-    limit = int(data["max_position_embeddings"])
-    return min(limit, int(data["sliding_window"])) if _slides(data) else limit
+    return min(_whole(data, "max_position_embeddings"), _window(data) or LARGEST)
 
 
-def _slides(data: Mapping[str, Any]) -> bool:
-    if not data.get("sliding_window") or not data.get("use_sliding_window", True):
-        return False
-    return "sliding_attention" in data.get("layer_types", ["sliding_attention"])
+def _window(data: Mapping[str, Any]) -> int | None:
+    """Positions that a sliding layer sees; None where no layer slides."""
+    if data.get("sliding_window") in (None, 0) or not _flag(data, "use_sliding_window", True):
+        return None
+    kinds = data.get("layer_types", ["sliding_attention"])
+    if not isinstance(kinds, list):
+        raise ConfigError(
+            f"layer_types is {reprlib.repr(kinds)}, of the wrong kind; it must be a list of names."
+        )
+    return _whole(data, "sliding_window") if "sliding_attention" in kinds else None
 
 
 def _refuse_unsupported(data: Mapping[str, Any]) -> None:
     """Refuse settings that would load and then give wrong text."""
     activation = data.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
-        raise ConfigError(f"hidden_act is {activation!r}; labcore's feed-forward layer is SwiGLU (silu).")
+        shown = reprlib.repr(activation)
+        raise ConfigError(f"hidden_act is {shown}; labcore's feed-forward layer is SwiGLU (silu).")
 
 
 def _rope(data: Mapping[str, Any]) -> tuple[float, RopeScaling]:
     """Read `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old)."""
-    settings = dict(data.get("rope_parameters") or data.get("rope_scaling") or {})
-    theta = float(settings.get("rope_theta") or data.get("rope_theta") or 10_000.0)
+    settings = data.get("rope_parameters") or data.get("rope_scaling") or {}
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"The rotary settings are {reprlib.repr(settings)}, of the wrong kind; they must be an object."
+        )
+    settings = {key: value for key, value in settings.items() if value is not None}
+    theta = _number(settings if "rope_theta" in settings else data, "rope_theta", 10_000.0)
     kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in _SCALINGS:
-        raise ConfigError(f"Rotary scaling {kind!r} is not supported; labcore knows {', '.join(_SCALINGS)}.")
-    if missing := [key for key in _SCALINGS[kind] if settings.get(key) is None]:
+    if not isinstance(kind, str) or kind not in _SCALINGS:
+        raise ConfigError(
+            f"Rotary scaling {reprlib.repr(kind)} is not supported; labcore knows {', '.join(_SCALINGS)}."
+        )
+    if missing := [key for key in _SCALINGS[kind] if key not in settings]:
         raise ConfigError(f"Rotary scaling {kind!r} lacks {', '.join(missing)} in config.json.")
-    partial = settings.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0))
+    partial = _number(settings if "partial_rotary_factor" in settings else data, "partial_rotary_factor", 1.0)
     if partial != 1.0:
         raise ConfigError(f"Only {partial:.0%} of each head is rotated here; labcore rotates whole heads.")
-    values: dict[str, Any] = {key: float(settings[key]) for key in _SCALINGS[kind]}
-    if "original_max_position_embeddings" in values:
-        values["original_max_position_embeddings"] = int(values["original_max_position_embeddings"])
-    if theta <= 0 or any(value <= 0 for value in values.values()):
-        raise ConfigError(f"Rotary settings must be above 0; config.json says rope_theta {theta}, {values}.")
+    trained = "original_max_position_embeddings"
+    values: dict[str, Any] = {key: _number(settings, key, 1.0) for key in _SCALINGS[kind] if key != trained}
+    if kind == "llama3":
+        values[trained] = _whole(settings, trained)
+        if not values["low_freq_factor"] < values["high_freq_factor"]:
+            raise ConfigError(
+                f"low_freq_factor is {values['low_freq_factor']:g} and high_freq_factor is "
+                f"{values['high_freq_factor']:g}; rotary scaling 'llama3' needs the first below the second."
+            )
     return theta, RopeScaling(kind=kind, **values)
 
 
@@ -299,10 +362,12 @@ def _rope_scaling(scaling: RopeScaling) -> dict[str, Any] | None:
     return {"rope_type": scaling.kind} | {key: getattr(scaling, key) for key in _SCALINGS[scaling.kind]}
 
 
-def _as_ids(value: int | list[int] | None) -> tuple[int, ...]:
+def token_ids(name: str, value: object) -> tuple[int, ...]:
+    """One token id, a list of them, or null for none. Raises ConfigError for anything else."""
     if value is None:
         return ()
-    return tuple(int(one) for one in value) if isinstance(value, list) else (int(value),)
+    values = value if isinstance(value, list) else [value]
+    return tuple(_ensure_whole(name, one, 0) for one in values)
 
 
 def _as_number_or_list(ids: tuple[int, ...]) -> int | list[int] | None:

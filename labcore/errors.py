@@ -40,6 +40,10 @@ class SamplingError(LabError):
     """A sampling setting lies outside of what it can mean."""
 
 
+class NotFinite(LabError):
+    """A model's logits are NaN or infinite, so that no token can be chosen."""
+
+
 class CacheFull(LabError):
     """A KV cache has no room for the tokens of this step; what it held before is untouched."""
 

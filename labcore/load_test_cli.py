@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from labcore.bench.options import keep, ready
 from labcore.errors import LabError
+from labcore.working import working
 
 if TYPE_CHECKING:
     from labcore.serving.load import Client, LoadRun, Sweep
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from labcore.serving.workload import Workload
 
 REQUESTS = 64
+LINES = 10  # of progress, where it goes to a file
 NOTHING_ANSWERED = 1  # the code it ends with where no request at all ended well
 
 Url = Annotated[str, typer.Argument(help="Such as http://127.0.0.1:8000: any OpenAI-compatible server.")]
@@ -36,7 +39,7 @@ Output = Annotated[str, typer.Option(help="Tokens of answers, in the same way.")
 Prefix = Annotated[int, typer.Option(min=0, help="Tokens that all prompts begin with.")]
 Vocab = Annotated[int, typer.Option(min=1, help="Prompts hold token ids below this.")]
 Trace = Annotated[Path | None, typer.Option(help="Read times and lengths from this file of JSON lines.")]
-SaveTrace = Annotated[Path | None, typer.Option(help="Write the workload as such a file.")]
+SaveTrace = Annotated[Path | None, typer.Option(help="Write the workload as such a file.", callback=ready)]
 Seed = Annotated[
     int, typer.Option(help="One seed, one workload: used again, a server may have its prompts cached.")
 ]
@@ -51,8 +54,8 @@ IgnoreEos = Annotated[
     bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Hold answers to their planned length.")
 ]
 Retry = Annotated[bool, typer.Option("--retry", help="Try a 429 again after its Retry-After.")]
-Out = Annotated[Path | None, typer.Option(help="Write results and all records as JSON here.")]
-Html = Annotated[Path | None, typer.Option(help="Write plots as one page here.")]
+Out = Annotated[Path | None, typer.Option(help="Write results and all records as JSON here.", callback=ready)]
+Html = Annotated[Path | None, typer.Option(help="Write plots as one page here.", callback=ready)]
 
 
 def load_test(
@@ -93,9 +96,7 @@ def load_test(
         _save_trace(save_trace, plan.workload(rate))
     test = LoadTest(Console(), client, plan, warmup, slo)
     data, found = test.swept(rates, refine) if rates else test.once(rate, users)
-    if out:
-        _write(out, {"settings": {**plan.settings(), "rate": rate, "users": users}, **data})
-        test.console.print(f"Written to {out}")
+    keep(test.console, out, _record({"settings": {**plan.settings(), "rate": rate, "users": users}, **data}))
     if html:
         _write_page(html, f"Load test of {client.model} at {client.url}", found, test.runs[-1].records)
         test.console.print(f"Plots written to {html}")
@@ -181,18 +182,24 @@ class LoadTest:
         from labcore.serving.load import run_load
 
         before = () if self.runs else self.plan.workload(None, turn=-1)[: self.warmup]
-        with self.console.status(label) as status:
-            tell = _progress(len(workload), label, status.update)
+        with working(self.console, label) as say:
+            every = 1 if self.console.is_terminal else -(-len(workload) // LINES)
+            tell = _progress(len(workload), label, say, every)
             run = run_load(self.client, workload, users=users, warmup=before, on_record=tell)
         self.runs.append(run)
         return run
 
 
-def _progress(total: int, label: str, show: Callable[[str], None]) -> Callable[[RequestRecord], None]:
+def _progress(
+    total: int, label: str, show: Callable[[str], None], every: int = 1
+) -> Callable[[RequestRecord], None]:
+    """What is told of each request that ends, of each so many of them."""
     ended = {True: 0, False: 0}
 
     def tell(record: RequestRecord) -> None:
         ended[record.ok] += 1
+        if sum(ended.values()) % every:
+            return
         failed = f", {ended[False]} failed" if ended[False] else ""
         show(f"{label}: {sum(ended.values())} of {total}{failed}")
 
@@ -236,12 +243,10 @@ def _save_trace(path: Path, workload: Workload) -> None:
     write_trace(path, workload)
 
 
-def _write(path: Path, result: dict[str, Any]) -> None:
+def _record(result: dict[str, Any]) -> dict[str, Any]:
     """The command line itself is not kept: it may hold a key."""
-    from labcore.bench.record import write
-
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    write(path, {"benchmark": "load-test", "measured_at": now, **result})
+    return {"benchmark": "load-test", "measured_at": now, **result}
 
 
 def _write_page(path: Path, title: str, found: Sweep | None, records: Sequence[RequestRecord]) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from labcore.config import ModelConfig
-from labcore.errors import CheckpointError
+from labcore.errors import CheckpointError, PromptError
+from labcore.json_file import read_object
+from labcore.tokenizer_file import explained, read_tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
@@ -20,6 +25,16 @@ _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 _LAST_ID = 2**32 - 1  # the library holds ids as unsigned 32-bit numbers
 LOOK_BACK = 1000  # tokens of a prompt that are looked at for where its text ends
+_LONG = 1_000  # characters; the library's call for one text holds the interpreter's lock all the while
+_NFC_MOST = 4  # characters that Unicode's composed form makes one of, at most
+_NOT_ENCODED = (
+    "The model's tokenizer cannot encode this text of {:,} characters ({{}}); send another text, or load the "
+    "model with the tokenizer.json that belongs to it."
+)
+_NOT_DECODED = (
+    "The model's tokenizer cannot decode these {:,} tokens ({{}}); load the model with the tokenizer.json "
+    "that belongs to it."
+)
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -44,7 +59,9 @@ class Tokenizer:
         self.special_ids = frozenset(
             token for token, added in library.get_added_tokens_decoder().items() if added.special
         )
-        self.byte_level = _is_byte_level(json.loads(library.to_str()).get("decoder"))
+        # Its decoder alone: the whole of a large tokenizer takes a second to write and to read.
+        decoder = library.decoder
+        self.byte_level = _is_byte_level(decoder and json.loads(decoder.__getstate__()))
 
     @classmethod
     def from_file(cls, path: Path | str, config: ModelConfig | None = None) -> Tokenizer:
@@ -55,25 +72,28 @@ class Tokenizer:
         """
         path = Path(path)
         try:
-            library = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            library = read_tokenizer(path, None if config is None else config.vocab_size)
         except FileNotFoundError:
             raise CheckpointError(
                 f"There is no tokenizer file {path}; give the path of a tokenizer.json."
             ) from None
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"{path} is not a tokenizer ({error}); fetch the file again.") from None
         library.no_truncation()
         library.no_padding()
         settings = _settings(path.with_name("tokenizer_config.json"))
         bos_id = _bos_id(library, settings, config)
         adds = settings.get("add_bos_token")
-        return cls(library, bos_id, _template_adds(library, bos_id) if adds is None else bool(adds))
+        if not isinstance(adds, bool | None):
+            raise CheckpointError(
+                f"add_bos_token of tokenizer_config.json beside {path.name} is {reprlib.repr(adds)}; "
+                "it must be true, false or null."
+            )
+        return cls(library, bos_id, _template_adds(library, bos_id) if adds is None else adds)
 
     @classmethod
     def from_folder(cls, folder: Path, config: ModelConfig | None = None) -> Tokenizer | None:
         """The tokenizer of a model folder, or None where it has no tokenizer.json."""
         path = folder / "tokenizer.json"
-        return cls.from_file(path, config) if path.is_file() else None
+        return cls.from_file(path, config) if os.path.lexists(path) else None
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which `from_folder` reads."""
@@ -88,13 +108,49 @@ class Tokenizer:
         return self._library.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        """Tokens of a text; add_bos puts the beginning-of-text token first, where there is one."""
-        tokens = self._library.encode(_whole(text), add_special_tokens=False).ids
+        """Tokens of a text; add_bos puts the beginning-of-text token first, where there is one.
+
+        Other threads go on while a long text is encoded.
+        """
+        try:
+            tokens = self._encoded(_whole(text))
+        except BaseException as error:
+            raise explained(error, PromptError, _NOT_ENCODED.format(len(text))) from None
         return [self.bos_id, *tokens] if add_bos and self.bos_id is not None else tokens
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number that `encode` certainly reaches, without encoding: characters over the longest token's.
+
+        0 where nobody can say, as a tokenizer may drop characters or make one token of any number of them.
+        """
+        longest, composes = self._bounds
+        if longest is None:
+            return 0
+        length = len(_whole(text))
+        if composes and not text.isascii():
+            length = -(-length // _NFC_MOST)
+        return -(-length // longest)
+
+    @cached_property
+    def _bounds(self) -> tuple[int | None, bool]:
+        """Characters of the longest token, and whether characters are composed first. On first use, because
+        the whole of a large tokenizer takes a second to write and to read."""
+        settings = json.loads(self._library.to_str())
+        return _longest_token(settings), "NFC" in _types(settings["normalizer"], "normalizers")
+
+    def _encoded(self, text: str) -> list[int]:
+        if len(text) < _LONG:
+            return self._library.encode(text, add_special_tokens=False).ids
+        # the call for many lets go of the interpreter's lock; `fast`: without offsets
+        return self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of tokens. Special tokens, and ids that no token has, add nothing."""
-        return self._library.decode([t for t in tokens if 0 <= t <= _LAST_ID], skip_special_tokens=True)
+        known = [token for token in tokens if 0 <= token <= _LAST_ID]
+        try:
+            return self._library.decode(known, skip_special_tokens=True)
+        except BaseException as error:
+            raise explained(error, CheckpointError, _NOT_DECODED.format(len(known))) from None
 
     def piece(self, token: int) -> str | None:
         """The vocabulary's own spelling of a token, or None for an id that no token has."""
@@ -255,14 +311,64 @@ def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
     return bool(decoder["type"] == "ByteLevel")
 
 
+def _types(part: dict[str, Any] | None, inner: str) -> list[str]:
+    """The types of a normalizer or pre-tokenizer, a sequence's one by one."""
+    return [one["type"] for one in _flat(part, inner)]
+
+
+def _flat(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    """The steps of a sequence, and of sequences in it."""
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    return [one for each in part[inner] for one in _flat(each, inner)]
+
+
+def _longest_token(settings: dict[str, Any]) -> int | None:
+    """Characters that one token stands for at most; None: any number, or some may stand for none.
+
+    settings: a tokenizer.json. Only what is known to keep every character is trusted: BPE that knows every
+    byte, behind steps that remove nothing, without added tokens that take the spaces around them along.
+    """
+    model, added = settings["model"], settings["added_tokens"]
+    if model["type"] != "BPE" or settings["truncation"]:
+        return None
+    if model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
+        return None
+    if any(token["lstrip"] or token["rstrip"] for token in added):
+        return None
+    normalizers = _flat(settings["normalizer"], "normalizers")
+    splitters = _flat(settings["pre_tokenizer"], "pretokenizers")
+    if not all(map(_normalizes_all, normalizers)) or not all(map(_splits_all, splitters)):
+        return None
+    byte_level = any(one["type"] == "ByteLevel" for one in splitters)
+    every = _BYTES if byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
+    if not (byte_level or model["byte_fallback"]) or any(byte not in model["vocab"] for byte in every):
+        return None
+    before = sum(len(one["prepend"]) for one in normalizers if one["type"] == "Prepend")
+    return max(map(len, [*model["vocab"], *(token["content"] for token in added)])) + before
+
+
+def _normalizes_all(one: dict[str, Any]) -> bool:
+    """Whether no character is lost, NFC's compositions aside."""
+    if one["type"] == "Replace":
+        return len(one["content"]) == len(one["pattern"].get("String", ""))
+    return one["type"] in ("NFC", "Prepend")
+
+
+def _splits_all(one: dict[str, Any]) -> bool:
+    """Whether a split keeps what it splits at."""
+    if one["type"] in ("Split", "Punctuation"):
+        return bool(one["behavior"] != "Removed")
+    return one["type"] in ("ByteLevel", "Metaspace", "Digits")
+
+
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); fetch the file again.") from None
-    return found if isinstance(found, dict) else {}
 
 
 def _bos_id(
@@ -270,10 +376,17 @@ def _bos_id(
 ) -> int | None:
     named = settings.get("bos_token")
     content = named.get("content") if isinstance(named, dict) else named
+    if not isinstance(content, str | None):
+        raise CheckpointError(
+            f"bos_token of tokenizer_config.json is {reprlib.repr(named)}; it must be a token's text or null."
+        )
     token = library.token_to_id(content) if isinstance(content, str) else None
     return token if token is not None or config is None else config.bos_token_id
 
 
 def _template_adds(library: tokenizers.Tokenizer, bos_id: int | None) -> bool:
     """Whether the tokenizer's own template puts the first token there, where no setting says so."""
-    return bos_id is not None and library.encode("", add_special_tokens=True).ids[:1] == [bos_id]
+    try:
+        return bos_id is not None and library.encode("", add_special_tokens=True).ids[:1] == [bos_id]
+    except BaseException as error:
+        raise explained(error, CheckpointError, _NOT_ENCODED.format(0)) from None

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import processors
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 from labcore.config import ModelConfig
 from labcore.errors import CheckpointError
 from labcore.tokenizer import LOOK_BACK, Tokenizer
-from tests.spellings import TOKENIZERS, byte_level
+from tests.spellings import CORPUS, TOKENIZERS, byte_level
 
 NAMES = list(TOKENIZERS)
 
@@ -63,6 +66,114 @@ def test_streaming_a_text_gives_the_text_back_in_whole_characters(name: str, tex
     assert "".join(pieces) == text
     if "\ufffd" not in text:
         assert not any("\ufffd" in piece for piece in pieces)
+
+
+# Long texts
+
+
+def _pieces(name: str) -> list[str]:
+    """Texts that make the fewest tokens: each is one token, the longest of its tokenizer among them."""
+    tokenizer = TOKENIZERS[name]
+    return [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_never_has_fewer_tokens_than_promised(name: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    for text in [
+        *(piece * 20 for piece in _pieces(name)),
+        *CORPUS,
+        " " * 99,
+        "e\u0301" * 50,
+        "\ud83d\ude00" * 9,
+    ]:
+        assert tokenizer.fewest_tokens(text) <= len(tokenizer.encode(text))
+    assert (tokenizer.fewest_tokens("a" * 1000) > 0) == name.startswith("byte")  # others drop what they lack
+
+
+@given(text=st.text(max_size=60))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("name", NAMES)
+def test_nor_has_any_text(name: str, text: str) -> None:
+    assert TOKENIZERS[name].fewest_tokens(text) <= len(TOKENIZERS[name].encode(text))
+
+
+def test_composed_characters_are_counted_as_the_four_that_they_may_be_of() -> None:
+    library = byte_level()
+    library.normalizer = normalizers.NFC()
+    plain, composing = TOKENIZERS["byte_level"], Tokenizer(library)
+    text = "\u03b1\u0313\u0300\u0345" * 100  # one character each, once composed
+    assert 0 < composing.fewest_tokens(text) <= len(composing.encode(text))
+    assert composing.fewest_tokens(text) <= plain.fewest_tokens(text) / 4 + 1
+    assert composing.fewest_tokens("a" * 100) == plain.fewest_tokens("a" * 100)
+
+
+def _stripping(library: tokenizers.Tokenizer) -> None:
+    library.normalizer = normalizers.Strip()
+
+
+def _removing(library: tokenizers.Tokenizer) -> None:
+    library.normalizer = normalizers.Replace("aa", "a")
+
+
+def _by_words(library: tokenizers.Tokenizer) -> None:
+    library.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), library.pre_tokenizer])
+
+
+def _at_commas(library: tokenizers.Tokenizer) -> None:
+    split = pre_tokenizers.Split(",", "removed")
+    library.pre_tokenizer = pre_tokenizers.Sequence([split, library.pre_tokenizer])
+
+
+def _with_spaces(library: tokenizers.Tokenizer) -> None:
+    library.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+
+
+def _without_bytes(library: tokenizers.Tokenizer) -> None:
+    library.model = models.BPE({"a": 0, "b": 1}, [])
+
+
+def _by_pieces(library: tokenizers.Tokenizer) -> None:
+    library.model = models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0, byte_fallback=False)
+
+
+@pytest.mark.parametrize(
+    "change", [_stripping, _removing, _by_words, _at_commas, _with_spaces, _without_bytes, _by_pieces]
+)
+def test_nothing_is_promised_where_characters_may_get_lost(change: Callable[[Any], None]) -> None:
+    library = byte_level()
+    change(library)
+    assert Tokenizer(library).fewest_tokens("a" * 1000) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_text_has_the_tokens_of_a_short_one(name: str) -> None:
+    text = "".join(CORPUS) * 60
+    assert len(text) > 4_000
+    library = TOKENIZERS[name]._library
+    assert TOKENIZERS[name].encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded() -> None:
+    counted, done = [0], threading.Event()
+
+    def count() -> None:
+        while not done.is_set():
+            counted[0] += 1
+            time.sleep(0)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        for _ in range(50):  # a busy machine may not run the thread during one
+            before = counted[0]
+            TOKENIZERS["byte_level"].encode("the cat sat on " * 5_000)
+            if counted[0] > before + 10:
+                return
+    finally:
+        done.set()
+        thread.join()
+    raise AssertionError("the other thread stood still")
 
 
 def test_halves_of_surrogate_pairs_are_joined_or_replaced() -> None:

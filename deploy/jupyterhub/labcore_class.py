@@ -8,9 +8,8 @@ JupyterHub, which has its own accounts and logins, and limits that systemd keeps
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,25 +113,11 @@ def limit(c: Any, share: Share, environment: Mapping[str, str]) -> None:
     c.JupyterHub.template_vars = {"labcore_at_once": share.at_once}
 
 
-def prepare_home(home: Path, lessons: Path, owner: int = -1) -> None:
-    """A folder of one's own, for nobody else, with a copy of each lesson that is not there yet.
-
-    What the learner has is never written over. owner: uid and gid; -1 leaves them.
-    """
-    mine = home / "lessons"
-    mine.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o700)
-    copies = {mine / lesson.name: lesson for lesson in sorted(lessons.glob("*.ipynb"))}
-    for copy, lesson in copies.items():
-        if not copy.exists():
-            shutil.copyfile(lesson, copy)
-    for path in (home, mine, *copies):
-        os.chown(path, owner, owner)
-
-
-def refusal(python: str, uid: int) -> str:
-    """Why learners could not work with this Python, in a sentence; empty if they can. Ask as root."""
-    words = [python, "-c", "import jupyterhub, labcore"]
+def refusal(python: str, uid: int, files: Sequence[Path] = ()) -> str:
+    """Why learners could not work with this Python and these files of the clone, in a sentence; empty if they
+    can. Ask as root."""
+    can = "import sys, jupyterhub, labcore; [open(file).close() for file in sys.argv[1:]]"
+    words = [python, "-c", can, *map(str, files)]
     try:
         done = subprocess.run(words, user=uid, group=uid, extra_groups=[], cwd="/", capture_output=True)
         if done.returncode == 0:
@@ -147,10 +132,38 @@ def refusal(python: str, uid: int) -> str:
 
 
 def make_rooms(root: Path) -> None:
-    """The hub's own folder, which nobody else enters; that of the homes; the wall's, where all may write."""
+    """The hub's own folder, which nobody else enters; that of the homes; the wall's, where all may write.
+
+    Raises ValueError as `make_room`.
+    """
+    make_room(root, None if root.exists() else 0o755)
     for name, mode in {"hub": 0o700, "homes": 0o711, "wall": 0o1777}.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        (root / name).chmod(mode)
+        make_room(root / name, mode)
+
+
+def make_room(path: Path, mode: int | None) -> None:
+    """A folder of the hub's account, with this mode; None leaves it.
+
+    In a sticky one, as the wall's is, nobody but its owner removes or replaces an entry. Raises ValueError
+    where it is a link, no folder, or somebody else's, who could replace what the hub keeps.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ValueError(
+            f"{path} is no folder that the hub can use ({error.strerror}); choose another place."
+        ) from None
+    try:
+        if (owner := os.fstat(folder).st_uid) != os.geteuid():
+            raise ValueError(
+                f"{path} belongs to user {owner}, who could change what the hub keeps there; choose a place "
+                f"that user {os.geteuid()} owns."
+            )
+        if mode is not None:
+            os.fchmod(folder, mode)
+    finally:
+        os.close(folder)
 
 
 def proxy_command(prefix: Path) -> list[str]:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from class_home import make_home
 from jupyterhub.spawner import LocalProcessSpawner
-from labcore_class import prepare_home
 from traitlets import Integer, Unicode
 
 
@@ -17,7 +17,6 @@ class LearnerSpawner(LocalProcessSpawner):
     homes = Unicode(help="The folder of all homes; who is no learner needs to pass through it.").tag(
         config=True
     )
-    lessons = Unicode(help="Where the lessons are copied from.").tag(config=True)
     first_uid = Integer(70_000, help="User ids from here on belong to learners.").tag(config=True)
 
     @property
@@ -25,18 +24,13 @@ class LearnerSpawner(LocalProcessSpawner):
         """Of this learner."""
         return Path(self.homes) / str(self.user.name)
 
-    @property
-    def owner(self) -> int:
-        """The learner's uid and gid, the same at every start; -1 where this is not root."""
-        return self.first_uid + int(self.user.id) if os.geteuid() == 0 else -1
-
     def make_preexec_fn(self, name: str) -> Callable[[], None]:
-        """Become the learner, in the learner's home."""
-        owner, home = self.owner, self.home
-        prepare_home(home, Path(self.lessons), owner)
+        """Become the learner, in the learner's home. Raises HomeRefused."""
+        owner, home = make_home(Path(self.homes), str(self.user.name), self.first_uid), self.home
 
         def become() -> None:
             if owner >= 0:
+                os.umask(0o022)  # what is shared on the wall, others read and do not write
                 os.setgroups([])
                 os.setgid(owner)
                 os.setuid(owner)

@@ -14,11 +14,12 @@ sys.path.insert(0, str(here))
 import labcore_class  # noqa: E402
 
 wall = Path(os.environ.get("LABCORE_CLASS_FOLDER", "/srv/labcore-wall"))
-wall.mkdir(parents=True, exist_ok=True)
-wall.chmod(0o1777)
+try:
+    labcore_class.make_room(wall, 0o1777)
+    share = labcore_class.chosen_share()
+except ValueError as error:
+    sys.exit(str(error))
 
 c = get_config()  # noqa: F821
-labcore_class.limit(
-    c, labcore_class.chosen_share(), {"LABCORE_RESULTS": "~/results", "LABCORE_CLASS_FOLDER": str(wall)}
-)
+labcore_class.limit(c, share, {"LABCORE_RESULTS": "~/results", "LABCORE_CLASS_FOLDER": str(wall)})
 c.Spawner.default_url = "/lab/tree/lessons/index.ipynb"

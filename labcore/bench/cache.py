@@ -16,11 +16,14 @@ from typing import Any
 import torch
 
 from labcore import cache as caches
-from labcore.bench.interleave import Samples, interleave
+from labcore.bench.interleave import Samples
+from labcore.bench.trust import AllSamples, best_rate, measure_trusted
 from labcore.cache import KVCache
 from labcore.model import Model, Transformer
 from labcore.perf import costs, roofs
+from labcore.perf.roof_measuring import reading
 from labcore.perf.timing import synchronize
+from labcore.shares import is_trusted
 
 BASE = "contiguous"
 # Kinds that forget are given a budget that is small beside the contexts measured.
@@ -38,7 +41,9 @@ class Row:
 
     bytes_per_token: allocated for each position of a sequence, on the device and (host_) in host memory.
     ratio: of the medians to the contiguous cache's in the same run. read_bytes: weights and what the step
-    reads of the cache; ceiling_share: what they take at the measured read bandwidth, over the time taken.
+    reads of the cache; ceiling_share: what they take at the bandwidth (bytes/s), over the time taken. Where
+    that was exceeded, the bandwidth of reading as many bytes was measured beside the steps; trusted: whether
+    the share can be.
     """
 
     cache: str
@@ -52,6 +57,8 @@ class Row:
     ratio: float
     read_bytes: int
     ceiling_share: float
+    bandwidth: float
+    trusted: bool
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def bench_cache(
     return CacheResult(
         model=model.name,
         layers=model.config.num_hidden_layers,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=_dtype(model),
         weight_bytes=model.weight_bytes,
         formula_bytes_per_token=costs.kv_bytes_per_token(model.config, model.dtype),
         read_bandwidth=bandwidth,
@@ -124,7 +131,7 @@ def _rows(
     model: Model, specs: Sequence[str], context: int, batch: int, repeats: int, bandwidth: float,
     progress: Callable[[str], None],
 ) -> Iterator[Row]:  # fmt: skip
-    room = context + 2 * (WARMUP + repeats)
+    room = context + 2 * (WARMUP + repeats)  # twice, where a share cannot be trusted the first time
     base = filled(model, BASE, context, batch, room)
     for spec in (BASE, *specs):
         cache = base if spec == BASE else filled(model, spec, context, batch, room)
@@ -132,19 +139,39 @@ def _rows(
         if spec != BASE:
             base.truncate(context)
         progress(f"batch {batch}, context {context}: {spec}")
-        samples = interleave(contestants, repeats=repeats, warmup=WARMUP)
-        yield _row(model, spec, cache, samples, context, batch, bandwidth)
+        read = _read_bytes(model, cache, context, batch)
+
+        def share(samples: AllSamples, spec: str = spec, read: int = read) -> float:
+            return read / best_rate(samples, _ROOF, bandwidth) / samples[spec].median(float)
+
+        def roof(_: AllSamples, read: int = read) -> dict[str, Callable[[], float]]:
+            return {_ROOF: reading(model.device, read, _dtype(model))}
+
+        samples = measure_trusted(contestants, roof, share, repeats=repeats, warmup=WARMUP)
+        rate = best_rate(samples, _ROOF, bandwidth)
+        yield _row(spec, cache, samples, context, batch, read, rate)
+
+
+_ROOF = "roof"
+
+
+def _read_bytes(model: Model, cache: KVCache, context: int, batch: int) -> int:
+    """Weights and what a step reads of the cache; what is reserved and not filled is not read."""
+    weights = costs.step_costs(model.config, batch, context, dtype=model.dtype).weight_bytes
+    held = min(1.0, cache.kept / cache.capacity) if cache.capacity and cache.kept == cache.length else 1.0
+    return round(weights + (cache.nbytes + cache.host_nbytes) * held)
+
+
+def _dtype(model: Model) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _row(
-    model: Model, spec: str, cache: KVCache, samples: dict[str, Samples[float]], context: int, batch: int,
+    spec: str, cache: KVCache, samples: dict[str, Samples[float]], context: int, batch: int, read: int,
     bandwidth: float,
 ) -> Row:  # fmt: skip
     seconds, base = (samples[name].median(float) for name in (spec, BASE))
-    weights = costs.step_costs(model.config, batch, context, dtype=model.dtype).weight_bytes
-    # What is reserved and not filled is not read.
-    held = min(1.0, cache.kept / cache.capacity) if cache.capacity and cache.kept == cache.length else 1.0
-    read = round(weights + (cache.nbytes + cache.host_nbytes) * held)
+    share = read / bandwidth / seconds
     return Row(
         cache=spec,
         context=context,
@@ -156,7 +183,9 @@ def _row(
         base_seconds=base,
         ratio=seconds / base,
         read_bytes=read,
-        ceiling_share=read / bandwidth / seconds,
+        ceiling_share=share,
+        bandwidth=bandwidth,
+        trusted=is_trusted(share),
     )
 
 

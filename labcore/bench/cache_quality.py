@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,9 +18,22 @@ SPECS = (
 )  # fmt: skip
 
 
-def bench_quality(model: Model, specs: Sequence[str], *, stories: int, questions: int) -> dict[str, Any]:
+def bench_quality(
+    model: Model,
+    specs: Sequence[str],
+    *,
+    stories: int,
+    questions: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """All specs on the same texts and questions; the first is what the others are held against."""
-    found = quality.sweep(model, specs, stories=stories, questions=questions)
+
+    def announced() -> Iterator[str]:
+        for spec in specs:
+            progress(spec)
+            yield spec
+
+    found = quality.sweep(model, announced(), stories=stories, questions=questions)
     rows = []
     for one in found:
         row = one.to_dict()

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from labcore.bench.cli_crowd import crowd
 from labcore.bench.cli_kernels import kernels
 from labcore.bench.cli_predict import parallel, predict
 from labcore.bench.cli_prefill import prefill
@@ -15,7 +16,9 @@ from labcore.bench.cli_quant import quant, quant_quality
 from labcore.bench.cli_serving import serving
 from labcore.bench.cli_speculate import speculate
 from labcore.bench.cli_suite import everything
-from labcore.bench.options import Device, Dtype, Out, Source, keep, packages
+from labcore.bench.options import Device, Dtype, Out, Source, keep, packages, peers_named
+from labcore.shares import doubt_of, share_text
+from labcore.working import lines, working
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine beside its peers and the machine's limits.")
 
@@ -26,6 +29,7 @@ def main() -> None:
 
 
 app.command("all")(everything)
+app.command()(crowd)
 app.command()(prefill)
 app.command()(kernels)
 app.command()(predict)
@@ -58,8 +62,8 @@ def generate(
 
     console = Console()
     loaded = labcore.load(model, device=device, dtype=dtype)
-    peers = against or []
-    with console.status("loading") as status:
+    peers = peers_named(against) or []
+    with working(console, "loading") as say:
         result = bench_generate(
             loaded,
             peers,
@@ -67,7 +71,7 @@ def generate(
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
             repeats=repeats,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("generate", result.to_dict(), loaded.device, packages(peers))
     console.print(_generate_table(data))
@@ -101,14 +105,14 @@ def cache(
     console = Console()
     loaded = labcore.load(model, device=device, dtype=dtype)
     loaded = shortened(loaded, layers, max(contexts) + 4 * repeats)
-    with console.status("loading") as status:
+    with working(console, "loading") as say:
         result = bench_cache(
             loaded,
             kind or SPECS,
             contexts=contexts,
             batches=batch or [1, 8],
             repeats=repeats,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("cache", result.to_dict(), loaded.device)
     console.print(_cache_table(data))
@@ -130,7 +134,8 @@ def cache_quality(
 
     console = Console()
     model = labcore.load("story", device=device, dtype="float32")
-    result = bench_quality(model, kind or SPECS, stories=stories, questions=questions)
+    say = lines(console)  # on a terminal, each kind has a bar
+    result = bench_quality(model, kind or SPECS, stories=stories, questions=questions, progress=say)
     data = record.record("cache-quality", result, model.device)
     console.print(_quality_table(result))
     keep(console, out, data)
@@ -147,7 +152,8 @@ def _generate_table(data: dict[str, object]) -> Table:
         caption=f"Ceiling: {result['bytes_per_step'] / 1e6:.1f} MB a step, read at the "
         f"{result['read_bandwidth'] / 1e9:.1f} GB/s measured in turns with the engines, allow "
         f"{result['ceiling_tokens_per_s']:.1f} tok/s.\n"
-        "time: whole run over labcore's. equal: tokens that are labcore's. ceiling: share of it reached.",
+        "time: whole run over labcore's. equal: tokens that are labcore's. ceiling: share of it reached."
+        + doubt_of(row["ceiling_share"] for row in result["rows"]),
     )
     names = ("engine", "run s", "IQR s", "tok/s", "time", "equal", "TTFT ms", "decode tok/s", "ceiling")
     for name in names:
@@ -162,13 +168,13 @@ def _generate_table(data: dict[str, object]) -> Table:
             f"{row['agreement']:.0%}",
             _or_dash(row["ttft_s"], 1e3, ".1f"),
             _or_dash(row["decode_tokens_per_s"], 1, ".1f"),
-            _or_dash(row["ceiling_share"], 100, ".0f", "%"),
+            share_text(row["ceiling_share"]),
         )
     return table
 
 
-def _or_dash(value: float | None, scale: float, form: str, unit: str = "") -> str:
-    return "–" if value is None else f"{value * scale:{form}}{unit}"
+def _or_dash(value: float | None, scale: float, form: str) -> str:
+    return "–" if value is None else f"{value * scale:{form}}"
 
 
 def _cache_table(data: dict[str, object]) -> Table:
@@ -195,7 +201,7 @@ def _cache_table(data: dict[str, object]) -> Table:
             f"{row['seconds'] * 1e3:.2f}",
             f"{row['spread_s'] * 1e3:.2f}",
             f"{row['ratio']:.2f} ×",
-            f"{row['ceiling_share']:.0%}",
+            share_text(row["ceiling_share"]),
         )
     return table
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, OptionalSource, Out, keep
+from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def kernels(
@@ -39,11 +41,11 @@ def kernels(
 
     console = Console()
     given = {"prompt": prompt, "context": context, "batch": batch}
-    with console.status("loading") as status:
+    with working(console, "loading") as say:
         loaded = labcore.load(model or usual_model(device), device=device, dtype=dtype)
         usual = SIZES["cuda" if loaded.device.type == "cuda" else "cpu"]
         sizes = replace(usual, **{name: value for name, value in given.items() if value is not None})
-        result = bench_kernels(loaded, sizes, repeats=repeats, progress=status.update)
+        result = bench_kernels(loaded, sizes, repeats=repeats, progress=say)
     data = record.record("kernels", result.to_dict(), loaded.device)
     console.print(table(data))
     for one in result.left_out:
@@ -60,8 +62,9 @@ def table(data: dict[str, Any]) -> Table:
         f"{machine['threads']} threads: median of {result['repeats']} samples",
         caption="ceiling: share of the time that its bytes take at the memory's bandwidth in those minutes "
         f"({result['bandwidth'] / 1e9:,.1f} GB/s), or its products at the roof (TFLOP/s: {rates}), the "
-        "longer; above 100 %: faster than what measured the roof. speed-up: over the plain reference. "
-        "difference: the largest from it, over the largest number.",
+        "longer. speed-up: over the plain reference. "
+        "difference: the largest from it, over the largest number."
+        + doubt_of(row["ceiling_share"] for row in result["rows"]),
     )
     names = ("kernel", "shape", "by", "µs", "IQR µs", "bound", "ceiling", "speed-up", "difference")
     for name in names:
@@ -74,7 +77,7 @@ def table(data: dict[str, Any]) -> Table:
             f"{row['seconds'] * 1e6:,.1f}",
             f"{row['spread_s'] * 1e6:,.1f}",
             row["bound"],
-            f"{row['ceiling_share']:.0%}",
+            share_text(row["ceiling_share"]),
             f"{row['speed_up']:.1f} ×",
             f"{row['difference']:.1e}",
         )

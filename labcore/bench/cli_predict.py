@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, Out, keep
+from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def predict(
@@ -30,14 +32,14 @@ def predict(
 
     console = Console()
     loaded = labcore.load(model, device=device, dtype=dtype)
-    with console.status("loading") as status:
+    with working(console, "loading") as say:
         result = bench_predict(
             loaded,
             contexts=context or (64, 512, 2048),
             batches=batch or (1, 8),
             prompts=prompt or (512,),
             repeats=repeats,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("predict", result.to_dict(), loaded.device)
     console.print(_predict_table(data))
@@ -68,7 +70,7 @@ def parallel(
 
     console, steps, reduces = Console(), [], []
     for count in ranks or [1, 2]:
-        with console.status(f"{count} ranks"), Workers(count, device=device, threads=1) as workers:
+        with working(console, f"{count} ranks"), Workers(count, device=device, threads=1) as workers:
             for held, new in ((context, 1), (prompt, prompt)):
                 steps.append(step_times(workers, model, context=held, new_tokens=new, repeats=repeats))
             if count > 1:
@@ -97,6 +99,7 @@ def _predict_table(data: dict[str, Any]) -> Table:
         f"{result['model']}, {result['dtype']}, on {data['machine']['name']}",
         "step", "measured ms", "± IQR", "expected ms", "bracket", "off by", "MBU", "MFU",
     )  # fmt: skip
+    table.caption = doubt_of(row[name] for row in result["rows"] for name in ("mbu", "mfu")).strip() or None
     for row in result["rows"]:
         table.add_row(
             f"{row['phase']}, {row['batch']} × {row['context']}",
@@ -105,8 +108,8 @@ def _predict_table(data: dict[str, Any]) -> Table:
             f"{row['expected_s'] * 1e3:.1f}",
             f"{row['low_s'] * 1e3:.1f} – {row['high_s'] * 1e3:.1f}",
             f"{row['error']:+.0%}",
-            f"{row['mbu']:.0%}",
-            f"{row['mfu']:.0%}",
+            share_text(row["mbu"]),
+            share_text(row["mfu"]),
         )
     return table
 

@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labcore.bench.options import Device, Dtype, OptionalSource, Out, Peers, keep, packages
+from labcore.bench.options import Device, Dtype, OptionalSource, Out, Peers, keep, packages, peers_named
+from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def prefill(
@@ -30,10 +32,10 @@ def prefill(
     from labcore.bench.usual import usual_model
 
     console = Console()
-    peers = against or []
-    with console.status("loading") as status:
+    peers = peers_named(against) or []
+    with working(console, "loading") as say:
         loaded = labcore.load(model or usual_model(device), device=device, dtype=dtype)
-        result = bench_prefill(loaded, peers, tokens=tokens, repeats=repeats, progress=status.update)
+        result = bench_prefill(loaded, peers, tokens=tokens, repeats=repeats, progress=say)
     data = record.record("prefill", result.to_dict(), loaded.device, packages(peers))
     console.print(table(data))
     keep(console, out, data)
@@ -48,7 +50,8 @@ def table(data: dict[str, Any]) -> Table:
         f"prompts at once, median of {result['repeats']} runs",
         caption="ceiling: share of the tokens/s that the prompt's products allow at the measured "
         f"{result['matmul_flops'] / 1e12:.3g} TFLOP/s. time: over labcore's, same length."
-        + (" peak: weights and the prompt; plan: what the planner says of them." if measured else ""),
+        + (" peak: weights and the prompt; plan: what the planner says of them." if measured else "")
+        + doubt_of(row["ceiling_share"] for row in result["rows"]),
     )
     names = ["tokens", "engine", "ms", "IQR ms", "tok/s", "time", "ceiling"]
     for name in names + (["peak GB", "plan GB"] if measured else []):
@@ -66,7 +69,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['spread_s'] * 1e3:,.1f}",
         f"{row['tokens_per_s']:,.0f}",
         f"{row['slower_than_ours']:.2f} ×",
-        f"{row['ceiling_share']:.0%}",
+        share_text(row["ceiling_share"]),
     ]
 
 

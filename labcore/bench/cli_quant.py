@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages
+from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages, peers_named
+from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def quant(
@@ -32,8 +34,8 @@ def quant(
     from labcore.perf.machine import resolve_device
 
     console = Console()
-    peers = against or []
-    with console.status("loading") as status:
+    peers = peers_named(against) or []
+    with working(console, "loading") as say:
         result = bench_quant(
             model,
             recipe or list(RECIPES),
@@ -44,7 +46,7 @@ def quant(
             repeats=repeats,
             device=device,
             dtype=dtype,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("quant", result, resolve_device(device), packages(peers))
     console.print(table(data))
@@ -65,7 +67,7 @@ def table(data: dict[str, Any]) -> Table:
         f"median of {result['repeats']} runs",
         caption="ceiling: share of the tokens/s that the weights allow at "
         f"{result['read_bandwidth'] / 1e9:.1f} GB/s. × full: over labcore in full precision, same batch.\n"
-        f"{aims}",
+        f"{aims}{doubt_of(row['ceiling_share'] for row in result['rows'])}",
     )
     names = ("engine", "batch", "weights MB", "decode tok/s", "IQR µs", "ceiling", "× full", "prefill tok/s")
     for name in names:
@@ -78,7 +80,7 @@ def table(data: dict[str, Any]) -> Table:
             f"{row['weight_bytes'] / 1e6:.1f}",
             f"{row['decode_tokens_per_s']:.1f}",
             f"{row['decode_spread_s'] * 1e6:.0f}",
-            f"{row['ceiling_share']:.0%}",
+            share_text(row["ceiling_share"]),
             f"{row['times_full_precision']:.2f}",
             f"{prefill:.0f}" if prefill else "–",
         )
@@ -104,14 +106,14 @@ def quant_quality(
     from labcore.perf.machine import resolve_device
 
     console = Console()
-    with console.status("loading") as status:
+    with working(console, "loading") as say:
         result = bench_quant_quality(
             recipe or RECIPES,
             PLANTED if planted else (),
             stories=stories,
             questions=questions,
             device=device,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("quant-quality", result, resolve_device(device))
     console.print(quality_table(result, "rows"))

@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages
+from labcore.bench.options import Device, Dtype, Out, Peers, Source, keep, packages, peers_named
+from labcore.shares import doubt_of, share_text
+from labcore.working import working
 
 
 def serving(
@@ -34,8 +36,8 @@ def serving(
     from labcore.perf.machine import resolve_device
 
     console = Console()
-    peers = against or []
-    with console.status("loading") as status:
+    peers = peers_named(against) or []
+    with working(console, "loading") as say:
         result = bench_serving(
             model,
             peers,
@@ -47,7 +49,7 @@ def serving(
             seed=seed,
             device=device,
             dtype=dtype,
-            progress=status.update,
+            progress=say,
         )
     data = record.record("serving", result, resolve_device(device), packages(peers))
     console.print(table(data))
@@ -62,7 +64,8 @@ def table(data: dict[str, Any]) -> Table:
         f"{result['requests']} requests, {result['batch']} at once, median of {result['repeats']} runs",
         caption="time: over our continuous batching's. scheduling: median share of a step beside the model. "
         "roofline: share of it that the steps would take if each only read its weights and cache at "
-        f"{result['bandwidth'] / 1e9:,.0f} GB/s or only multiplied at {result['flops'] / 1e12:,.1f} TFLOP/s.",
+        f"{result['bandwidth'] / 1e9:,.0f} GB/s or only multiplied at {result['flops'] / 1e12:,.1f} TFLOP/s."
+        + doubt_of(row["roofline"] for row in result["rows"]),
     )
     for name in ("workload", "engine", "s", "IQR s", "output tok/s", "time", "scheduling", "roofline"):
         shown.add_column(name, justify="left" if name in ("workload", "engine") else "right")
@@ -74,6 +77,7 @@ def table(data: dict[str, Any]) -> Table:
             f"{row['spread_s']:.2f}",
             f"{row['tokens_per_s']:.1f}",
             f"{row['over']:.2f} ×",
-            *("–" if row[name] is None else f"{row[name]:.1%}" for name in ("scheduling", "roofline")),
+            "–" if row["scheduling"] is None else f"{row['scheduling']:.1%}",
+            share_text(row["roofline"], 1),
         )
     return shown

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labcore.bench.options import Device, Dtype, Out, Source, keep
+from labcore.working import working
 
 
 def speculate(
@@ -36,12 +37,12 @@ def speculate(
     from labcore.bench.speculate import DRAFTS, GUESSES, bench_speculate, drafts_of
 
     console = Console()
-    with console.status("loading") as status:
+    with working(console, "loading") as say:
         loaded = labcore.load(model, device=device, dtype=dtype)
         drafts = drafts_of(loaded, draft or DRAFTS.get(model), None if quantize == "none" else quantize)
         result = bench_speculate(
             loaded, drafts, guesses=guesses or GUESSES, new_tokens=new_tokens, temperature=temperature,
-            together=together, repeats=repeats, progress=status.update,
+            together=together, repeats=repeats, progress=say,
         )  # fmt: skip
     data = record.record("speculate", result, loaded.device)
     console.print(table(data))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from labcore.bench.compare_runs import DTYPES, SETTINGS, Run
 from labcore.bench.suite_rows import Row
 from labcore.errors import LabError
+from labcore.shares import share_text
 
 SHARE = "% of what the machine allows"
 FULL = "full precision"
@@ -76,7 +77,12 @@ def compare(runs: Sequence[Run]) -> Compared:
         raise LabError(_nothing_in_common(runs))
     sections = list(dict.fromkeys(one.section for one in (*same, *shares)))
     found = sorted([*same, *shares], key=lambda one: sections.index(one.section))
-    notes = [*_different_models(shares), *_different_settings(found), *_left_out(runs, found)]
+    notes = [
+        *_different_models(shares),
+        *_exceeded(found),
+        *_different_settings(found),
+        *_left_out(runs, found),
+    ]
     return Compared(tuple(runs), tuple(found), tuple(notes))
 
 
@@ -133,6 +139,19 @@ def _different_models(shares: Sequence[Measurement]) -> list[str]:
     return [
         f"{models} are different models, so not their speeds are compared but the share that each reached of "
         "what its machine allows."
+    ]
+
+
+def _exceeded(measured: Sequence[Measurement]) -> list[str]:
+    """A sentence for each run with work that exceeds its ceiling."""
+    doubted: dict[str, list[str]] = {}
+    for point in (point for one in measured for point in one.points if not point.row.trusted):
+        share = f"{point.row.what}, {point.row.engine}: {share_text(point.row.ceiling_share)}"
+        if share not in doubted.setdefault(point.run.name, []):
+            doubted[point.run.name].append(share)
+    return [
+        f"{run} exceeds its ceiling, so that these shares of it cannot be trusted: {_some(said)}."
+        for run, said in doubted.items()
     ]
 
 

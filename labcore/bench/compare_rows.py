@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from labcore.bench import suite_compare, suite_rows
-from labcore.bench.suite_rows import MICRO, MILLI, OURS, Row
+from labcore.bench.suite_rows import MICRO, MILLI, OURS, RATE, Row
 
 SECTIONS = {"generate": "decode"}  # benchmarks that `labcore bench all` knows by another name
 PERCENT = "%"
@@ -101,8 +101,17 @@ def _parallel(result: dict[str, Any]) -> Iterator[Row]:
         yield Row("parallel", what, OURS, row["seconds"] * 1e6, MICRO, False)
 
 
+def _crowd(result: dict[str, Any]) -> Iterator[Row]:
+    """All together, and what of a lone one's speed each has."""
+    for row in result["rows"]:
+        what = f"{_model(result)}, {row['count']} at once"
+        yield Row("crowd", what, OURS, row["tokens_per_s"], RATE, True)
+        yield Row("crowd", f"{what}, each of one alone", OURS, 100 * row["share"], PERCENT, True)
+
+
 _READERS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "cache-quality": _cache_quality,
     "quant-quality": _quant_quality,
     "parallel": _parallel,
+    "crowd": _crowd,
 }

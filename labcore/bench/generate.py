@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
-from labcore.bench.interleave import Samples, interleave
+from labcore.bench.interleave import Samples
 from labcore.bench.peers import Contestant, Run, ours, peer
+from labcore.bench.trust import measure_trusted
 from labcore.bench.usual import random_prompt
 from labcore.model import Model
 from labcore.perf import costs, roofs
 from labcore.perf.roof_measuring import reading
+from labcore.shares import is_trusted
 
 OURS = "labcore"
 
@@ -26,6 +29,7 @@ class Row:
 
     decode_tokens_per_s: from the median time of a step after the first, where the engine tells it;
     ceiling_share: of what the measured read bandwidth allows; agreement: share of tokens equal to ours.
+    trusted: whether that share can be, with the ceiling measured again where it was exceeded.
     """
 
     engine: str
@@ -37,6 +41,7 @@ class Row:
     ttft_s: float | None
     decode_tokens_per_s: float | None
     ceiling_share: float | None
+    trusted: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,11 @@ def bench_generate(
     found = roofs(model.device)
     moved = _bytes_per_step(model, batch, prompt_tokens + new_tokens // 2)
     contestants[_MEMORY] = _reading(model, moved)
-    samples = interleave(contestants, repeats=repeats, progress=progress)
-    bandwidth = moved / samples.pop(_MEMORY).median(lambda run: run.seconds)
+    samples = measure_trusted(
+        contestants, lambda _: {_MEMORY: _reading(model, moved)}, partial(_highest_share, batch=batch),
+        repeats=repeats, progress=progress,
+    )  # fmt: skip
+    bandwidth = moved / samples.pop(_MEMORY).median(_seconds)
     ceiling = batch * bandwidth / moved
     return GenerateResult(
         model=model.name,
@@ -110,6 +118,25 @@ def _reading(model: Model, size: int) -> Contestant:
     return lambda: Run([], size / measure())
 
 
+def _highest_share(samples: dict[str, Samples[Run]], batch: int) -> float:
+    """Of the tokens/s that reading the same bytes allows, over all engines."""
+    ceiling = batch / samples[_MEMORY].median(_seconds)
+    engines = [mine for name, mine in samples.items() if name != _MEMORY]
+    rates = [mine.results[0].count / mine.median(_seconds) for mine in engines]
+    return max(*rates, *(_decode_rate(mine) or 0.0 for mine in engines)) / ceiling
+
+
+def _decode_rate(mine: Samples[Run]) -> float | None:
+    """Tokens/s of the steps after the first, where all runs timed them apart."""
+    if any(run.tpot_s is None for run in mine.results):
+        return None
+    return len(mine.results[0].tokens) / mine.median(lambda run: run.tpot_s or 0.0)
+
+
+def _seconds(run: Run) -> float:
+    return run.seconds
+
+
 def _bytes_per_step(model: Model, batch: int, context: int) -> int:
     """Bytes that a decode step cannot avoid reading: every weight once, and the caches."""
     dtype = str(model.dtype).removeprefix("torch.")
@@ -119,19 +146,18 @@ def _bytes_per_step(model: Model, batch: int, context: int) -> int:
 
 def _row(name: str, samples: dict[str, Samples[Run]], ceiling: float) -> Row:
     mine, base = samples[name], samples[OURS]
-    seconds = mine.median(lambda run: run.seconds)
-    first = mine.results[0]
-    tokens, expected = (list(chain(*run.tokens)) for run in (first, base.results[0]))
-    timed = all(run.tpot_s is not None for run in mine.results)
-    decode = len(first.tokens) / mine.median(lambda run: run.tpot_s or 0.0) if timed else None
+    seconds, decode = mine.median(_seconds), _decode_rate(mine)
+    tokens, expected = (list(chain(*one.results[0].tokens)) for one in (mine, base))
+    share = decode / ceiling if decode else None
     return Row(
         engine=name,
         seconds=seconds,
-        spread_s=mine.spread(lambda run: run.seconds),
+        spread_s=mine.spread(_seconds),
         tokens_per_s=len(tokens) / seconds,
-        slower_than_ours=seconds / base.median(lambda run: run.seconds),
+        slower_than_ours=seconds / base.median(_seconds),
         agreement=sum(a == b for a, b in zip(tokens, expected, strict=True)) / len(expected),
-        ttft_s=mine.median(lambda run: run.ttft_s or 0.0) if timed else None,
+        ttft_s=mine.median(lambda run: run.ttft_s or 0.0) if decode else None,
         decode_tokens_per_s=decode,
-        ceiling_share=decode / ceiling if decode else None,
+        ceiling_share=share,
+        trusted=is_trusted(share),
     )

@@ -11,21 +11,24 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from labcore.bench.interleave import Samples, interleave
+from labcore.bench.interleave import Samples
 from labcore.bench.kernel_case import Bench, Call, Case, LeftOut, Sizes, difference
 from labcore.bench.kernel_cases import operations
 from labcore.bench.kernel_cases_fused import one_token
 from labcore.bench.kernel_cases_weights import products
+from labcore.bench.trust import AllSamples, best_rate, measure_trusted
 from labcore.generation.cuda_graph import capture
 from labcore.model import Model
 from labcore.perf import roof_measuring, roofs
+from labcore.perf.dtypes import format_for
 from labcore.perf.peaks import Machine, machine_from_roofs
 from labcore.perf.timing import seconds_of
+from labcore.shares import is_trusted
 
 SIZES = {"cpu": Sizes(), "cuda": Sizes(prompt=2048, context=2048, batch=32)}
 SAMPLE_S = 5e-3  # that a sample lasts at least
@@ -40,7 +43,7 @@ class Row:
     cannot avoid; bandwidth: of the memory in those minutes, in bytes/s; ceiling_s: what they take at that
     and at the measured roof of products, the longer of the two; bound: which that is; ceiling_share: of the
     kernel's time. difference: the largest deviation of its result from the reference's, over the largest
-    number in it.
+    number in it. trusted: whether the share can be, with the roofs measured again where it was exceeded.
     """
 
     kernel: str
@@ -57,6 +60,7 @@ class Row:
     bound: str
     ceiling_share: float
     difference: float
+    trusted: bool
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ def bench_kernels(
                 left_out.append(case)
                 continue
             progress(f"{case.kernel}, {case.shape}")
-            rows.append(measured(case, machine, memory, repeats))
+            row, machine = measured(case, machine, memory, repeats)
+            rows.append(row)
     return KernelsResult(
         model=model.name,
         dtype=bench.dtype,
@@ -134,8 +139,11 @@ class Memory:
         return self._bytes / seconds_of(self._way, self.device)
 
 
-def measured(case: Case, machine: Machine, memory: Memory, repeats: int) -> Row:
-    """The kernel, its reference and the memory, in turns; results are compared at the first call."""
+def measured(case: Case, machine: Machine, memory: Memory, repeats: int) -> tuple[Row, Machine]:
+    """The kernel, its reference and the memory, in turns; results are compared at the first call.
+
+    Also the machine, with higher rates of products where the kernel or its reference exceeded them.
+    """
     deviation = difference(case.fast[0](), case.plain[0]())
     device = memory.device
     on_gpu = device.type == "cuda"
@@ -144,7 +152,21 @@ def measured(case: Case, machine: Machine, memory: Memory, repeats: int) -> Row:
         "plain": sampler(case.plain, device, recorded=on_gpu and case.recordable),
         "memory": memory.rate,
     }
-    return _row(case, interleave(contestants, repeats=repeats), deviation, machine)
+    formats = sorted({format_for(name, machine.rates) for name in case.computes}) if case.flops else []
+
+    def raised(samples: AllSamples) -> Machine:
+        rates = {name: best_rate(samples, name, machine.rates[name]) for name in formats}
+        return replace(machine, rates={**machine.rates, **rates})
+
+    def share(samples: AllSamples) -> float:
+        least, _ = ceiling(case, samples["memory"].median(float), raised(samples))
+        return least / min(samples[name].median(float) for name in ("fast", "plain"))
+
+    def roofs_of(_: AllSamples) -> dict[str, Callable[[], float]]:
+        return {name: roof_measuring.multiplying(device, name) for name in formats}
+
+    samples = measure_trusted(contestants, roofs_of, share, repeats=repeats)
+    return _row(case, samples, deviation, raised(samples)), raised(samples)
 
 
 def ceiling(case: Case, bandwidth: float, machine: Machine) -> tuple[float, str]:
@@ -201,4 +223,5 @@ def _row(case: Case, samples: dict[str, Samples[float]], deviation: float, machi
         bound=bound,
         ceiling_share=least / seconds,
         difference=deviation,
+        trusted=is_trusted(least / seconds),
     )

@@ -17,8 +17,9 @@ import torch
 
 from labcore import cache as caches
 from labcore.bench.cache import filled, step_of
-from labcore.bench.interleave import Samples, interleave
+from labcore.bench.interleave import Samples
 from labcore.bench.overhead import engine_overhead
+from labcore.bench.trust import AllSamples, measure_trusted
 from labcore.cache import KVCache
 from labcore.model import Model
 from labcore.perf import costs, roof_measuring
@@ -27,6 +28,7 @@ from labcore.perf.dtypes import canonical
 from labcore.perf.peaks import Machine
 from labcore.perf.predict import StepTime, step_time
 from labcore.perf.timing import seconds_of
+from labcore.shares import is_trusted
 
 WARMUP = 2
 
@@ -37,7 +39,8 @@ class Row:
 
     expected, low, high: predicted, operations one after another, and the bracket around it. The terms
     (compute, memory, overhead) are the prediction's. error: expected over measured, minus 1. bandwidth,
-    flops: the roofs of those minutes, in bytes/s and FLOP/s; mbu, mfu: the shares of them that it reached.
+    flops: the roofs of those minutes, in bytes/s and FLOP/s; mbu, mfu: the shares of them that it reached;
+    trusted: whether both can be, with the roofs measured again where one was exceeded.
     """
 
     phase: str
@@ -56,6 +59,7 @@ class Row:
     flops: float
     mbu: float
     mfu: float
+    trusted: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,18 @@ class _Bench:
     def __init__(self, model: Model, repeats: int, progress: Callable[[str], None]) -> None:
         self.model, self.repeats, self.progress = model, repeats, progress
         self.device, self.dtype = model.device, canonical(model.dtype)
-        progress("looking for the best matrix product")
         self._products: dict[int, Callable[[], object]] = {}
         size = roof_measuring.working_set(self.device)
         self.buffer = torch.ones(size // 4, dtype=torch.float32, device=self.device)
-        _, shape = roof_measuring.scan(self.device, self.dtype)
-        self.product, self.shape = roof_measuring.product(self.device, self.dtype, *shape), shape
+        self._look_for_products()
         self._overheads: dict[tuple[int, int], float] = {}
+
+    def _look_for_products(self) -> None:
+        """The shape that does best now, and the ways to multiply few rows anew."""
+        self.progress("looking for the best matrix product")
+        _, self.shape = roof_measuring.scan(self.device, self.dtype)
+        self.product = roof_measuring.product(self.device, self.dtype, *self.shape)
+        self._products.clear()
 
     def overhead(self, new: int, batch: int) -> float:
         """Seconds of a step that computes and reads next to nothing."""
@@ -152,14 +161,36 @@ class _Bench:
 
     def _row(self, phase: str, batch: int, context: int, new: int, run: Callable[[], float]) -> Row:
         few = self._few_rows(batch, new)
-        contestants: dict[str, Callable[[], float]] = {
-            "step": run,
+        step = costs.step_costs(self.model.config, batch, context, new, dtype=self.dtype)
+        overhead = self.overhead(min(new, 2), batch)
+
+        def row(samples: AllSamples) -> Row:
+            machine = self._machine(samples, few)
+            expected = step_time(step, machine, overhead_s=overhead)
+            return _told(phase, batch, context, samples, step, expected, machine)
+
+        def anew(_: AllSamples) -> dict[str, Callable[[], float]]:
+            self._look_for_products()
+            return self._roofs(few)
+
+        samples = measure_trusted(
+            {"step": run, **self._roofs(few)}, anew, lambda samples: _highest_share(row(samples)),
+            repeats=self.repeats, warmup=WARMUP,
+        )  # fmt: skip
+        return row(samples)
+
+    def _roofs(self, few: list[int]) -> dict[str, Callable[[], float]]:
+        """What measures each roof, in turns with the step; few: numbers of rows."""
+        product = self.product
+        roofs: dict[str, Callable[[], float]] = {
             "read": lambda: seconds_of(lambda: self.buffer.sum(), self.device),
-            "product": lambda: seconds_of(self.product, self.device),
+            "product": lambda: seconds_of(product, self.device),
         }
-        contestants |= {f"{rows} rows": partial(self._rate, rows) for rows in few}
-        samples = interleave(contestants, repeats=self.repeats, warmup=WARMUP)
-        machine = Machine(
+        return roofs | {f"{rows} rows": partial(self._rate, rows) for rows in few}
+
+    def _machine(self, samples: AllSamples, few: list[int]) -> Machine:
+        """The roofs as these samples have them."""
+        return Machine(
             "here",
             memory_bytes=0,
             bandwidth=self.buffer.nbytes / samples["read"].median(float),
@@ -167,9 +198,6 @@ class _Bench:
             measured=True,
             by_rows={self.dtype: tuple((rows, max(samples[f"{rows} rows"].results)) for rows in few)},
         )
-        step = costs.step_costs(self.model.config, batch, context, new, dtype=self.dtype)
-        expected = step_time(step, machine, overhead_s=self.overhead(min(new, 2), batch))
-        return _told(phase, batch, context, samples, step, expected, machine)
 
     def _few_rows(self, batch: int, new: int) -> list[int]:
         """Rows of this step's products as far as few rows are slow: of its linear layers, its head, and of
@@ -221,7 +249,13 @@ def _told(
         flops=machine.flops(step.dtype),
         mbu=reached.mbu,
         mfu=reached.mfu,
+        trusted=is_trusted(max(reached.mbu, reached.mfu)),
     )
+
+
+def _highest_share(row: Row) -> float:
+    """Of memory, of arithmetic, and of what both together allow."""
+    return max(row.mbu, row.mfu, max(row.compute_s, row.memory_s) / row.measured_s)
 
 
 def _empty(model: Model, room: int) -> KVCache:

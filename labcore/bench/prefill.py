@@ -9,22 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from labcore import cache as caches
 from labcore.bench import llama_cpp
-from labcore.bench.interleave import Samples, interleave
+from labcore.bench.interleave import Samples
 from labcore.bench.peers import as_transformers
+from labcore.bench.trust import AllSamples, best_rate, measure_trusted
 from labcore.bench.usual import random_prompt
 from labcore.config import ModelConfig
 from labcore.errors import LabError
 from labcore.model import Model
-from labcore.perf import costs, memory, roofs
+from labcore.perf import costs, memory, roof_measuring, roofs
+from labcore.perf.dtypes import format_for
 from labcore.perf.peaks import Machine, machine_from_roofs
 from labcore.perf.timing import synchronize
+from labcore.shares import is_trusted
 
 OURS = "labcore"
 PEERS = ("transformers", "llama.cpp")
@@ -46,6 +49,7 @@ class Row:
     slower_than_ours: its time over labcore's. flops: of the products that a causal prompt cannot avoid;
     ceiling_tokens_per_s: what they allow at the best measured rate of products in this dtype. peak_bytes:
     None where it cannot be measured. planned_bytes: what the planner says that a prompt of this length takes.
+    trusted: whether the share can be, with the ceiling measured again where it was exceeded.
     """
 
     engine: str
@@ -59,6 +63,7 @@ class Row:
     ceiling_share: float
     peak_bytes: int | None
     planned_bytes: int
+    trusted: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -99,14 +104,14 @@ def bench_prefill(
     lengths = _checked(tokens or lengths_for(model), model.config)
     progress("measuring the roofs")
     machine = machine_from_roofs(roofs(model.device), 0)
-    found: dict[int, dict[str, Samples[Run]]] = {}
+    found: dict[int, AllSamples] = {}
     with ExitStack() as stack:
         engines = _engines(model, against, max(lengths), stack)
         for length in lengths:
             prompt = random_prompt(model, length)
             contestants = {name: start(prompt) for name, start in engines.items()}
             progress(f"prompt of {length}")
-            found[length] = interleave(contestants, repeats=repeats, progress=progress)
+            found[length], machine = _measured(model, length, contestants, machine, repeats, progress)
     rows = [row for length, samples in found.items() for row in _rows(model, length, samples, machine)]
     return PrefillResult(
         model=model.name,
@@ -120,6 +125,32 @@ def bench_prefill(
             for name, one in samples.items()
         },
     )
+
+
+_ROOF = "roof"
+
+
+def _measured(
+    model: Model, tokens: int, contestants: dict[str, Contestant], machine: Machine, repeats: int,
+    progress: Callable[[str], None],
+) -> tuple[AllSamples, Machine]:  # fmt: skip
+    """The contestants' samples, and the machine with its rate of products, higher where that was exceeded."""
+    name = format_for(_name(model.dtype), machine.rates)
+    flops = prompt_flops(model.config, tokens, _name(model.dtype))
+    samples = measure_trusted(
+        contestants,
+        lambda _: {_ROOF: roof_measuring.multiplying(model.device, name)},
+        lambda samples: max(
+            flops / one.median(_seconds) / best_rate(samples, _ROOF, machine.rates[name])
+            for engine, one in samples.items()
+            if engine != _ROOF
+        ),
+        repeats=repeats,
+        progress=progress,
+    )
+    rate = best_rate(samples, _ROOF, machine.rates[name])
+    samples.pop(_ROOF, None)
+    return samples, replace(machine, rates={**machine.rates, name: rate})
 
 
 def lengths_for(model: Model) -> tuple[int, ...]:
@@ -229,6 +260,7 @@ def _row(
     name: str, tokens: int, found: Samples[Run], *, base: float, flops: int, ceiling: float, planned: int
 ) -> Row:
     seconds = found.median(_seconds)
+    share = tokens / seconds / ceiling
     peaks = [run.peak_bytes for run in found.results if run.peak_bytes is not None]
     return Row(
         engine=name,
@@ -239,9 +271,10 @@ def _row(
         slower_than_ours=seconds / base,
         flops=flops,
         ceiling_tokens_per_s=ceiling,
-        ceiling_share=tokens / seconds / ceiling,
+        ceiling_share=share,
         peak_bytes=max(peaks, default=None),
         planned_bytes=planned,
+        trusted=is_trusted(share),
     )
 
 

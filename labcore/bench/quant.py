@@ -6,6 +6,7 @@ disturbs the machine disturbs all of them.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,8 +20,9 @@ from torch import Tensor
 import labcore
 from labcore import cache as caches
 from labcore.bench import llama_cpp
-from labcore.bench.interleave import Samples, interleave
+from labcore.bench.interleave import Samples
 from labcore.bench.peers import as_transformers
+from labcore.bench.trust import AllSamples, best_rate, measure_trusted
 from labcore.bench.usual import random_prompt
 from labcore.errors import LabError
 from labcore.generation.loop import decode_step, prefill
@@ -28,7 +30,9 @@ from labcore.generation.sampling import best
 from labcore.generation.steps import StepKind, decode_with, room_for, warm_up
 from labcore.model import Model
 from labcore.perf import roofs
+from labcore.perf.roof_measuring import reading
 from labcore.perf.timing import synchronize
+from labcore.shares import is_trusted
 
 PEERS = ("transformers", "llama.cpp")
 SHORT = 32  # tokens in the cache when decoding begins
@@ -43,7 +47,11 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant at one batch. Medians; ceiling: tokens/s that its bytes allow at the read bandwidth."""
+    """One contestant at one batch. Medians; ceiling: tokens/s that its bytes allow at the read bandwidth.
+
+    Where that is exceeded, the bandwidth of reading as many bytes is measured beside the contestants.
+    trusted: whether the share of it can be.
+    """
 
     engine: str
     batch: int
@@ -54,6 +62,7 @@ class Row:
     ceiling_tokens_per_s: float
     ceiling_share: float
     times_full_precision: float
+    trusted: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -109,8 +118,10 @@ def bench_quant(
             contestants[name], sizes[name] = contestant, size
         progress("measuring the roofs")
         bandwidth = roofs(plain.device).read_bandwidth
-        samples = interleave(contestants, repeats=repeats, progress=progress)
-    rows = _rows(samples, sizes, full, prompt_tokens, bandwidth)
+        samples = _measured(contestants, sizes, plain, bandwidth, repeats, progress)
+    bandwidths = {name: best_rate(samples, _roof(size), bandwidth) for name, size in sizes.items()}
+    samples = {name: samples[name] for name in contestants}
+    rows = _rows(samples, sizes, full, prompt_tokens, bandwidths)
     return {
         "model": plain.name,
         "prompt_tokens": prompt_tokens,
@@ -121,6 +132,32 @@ def bench_quant(
         "targets": [asdict(target) | {"met": target.met} for target in targets(rows, full)],
         "samples": {name: [one._asdict() for one in found.results] for name, found in samples.items()},
     }
+
+
+def _measured(
+    contestants: dict[str, Contestant], sizes: dict[str, int], plain: Model, bandwidth: float, repeats: int,
+    progress: Callable[[str], None],
+) -> AllSamples:  # fmt: skip
+    """The contestants' samples, and those of roofs where somebody exceeded what its bytes allow."""
+
+    def share(samples: AllSamples, name: str) -> float:
+        steps = [times.decode_s for times in samples[name].results]
+        shortest = min(statistics.median(one[batch] for one in steps) for batch in steps[0])
+        return sizes[name] / best_rate(samples, _roof(sizes[name]), bandwidth) / shortest
+
+    def roofs_of(samples: AllSamples) -> dict[str, Callable[[], float]]:
+        dtype = str(plain.dtype).removeprefix("torch.")
+        read = {sizes[name] for name in contestants if not is_trusted(share(samples, name))}
+        return {_roof(size): reading(plain.device, size, dtype) for size in sorted(read)}
+
+    return measure_trusted(
+        contestants, roofs_of, lambda samples: max(share(samples, name) for name in contestants),
+        repeats=repeats, progress=progress,
+    )  # fmt: skip
+
+
+def _roof(size: int) -> str:
+    return f"reading {size} bytes"
 
 
 def ours(model: Model, prompt: list[int], new_tokens: int, batches: Sequence[int]) -> Contestant:
@@ -213,8 +250,9 @@ def _transformers(model: Model, prompt: list[int], new_tokens: int) -> Contestan
 
 
 def _rows(
-    samples: dict[str, Samples[Times]], sizes: dict[str, int], full: str, prompt_tokens: int, bandwidth: float
-) -> list[Row]:
+    samples: dict[str, Samples[Times]], sizes: dict[str, int], full: str, prompt_tokens: int,
+    bandwidths: dict[str, float],
+) -> list[Row]:  # fmt: skip
     rows = []
     for name, found in samples.items():
         for batch in found.results[0].decode_s:
@@ -222,7 +260,7 @@ def _rows(
             def step(times: Times, batch: int = batch) -> float:
                 return times.decode_s[batch]
 
-            seconds, ceiling = found.median(step), batch * bandwidth / sizes[name]
+            seconds, ceiling = found.median(step), batch * bandwidths[name] / sizes[name]
             rows.append(
                 Row(
                     engine=name,
@@ -236,6 +274,7 @@ def _rows(
                     ceiling_tokens_per_s=ceiling,
                     ceiling_share=batch / seconds / ceiling,
                     times_full_precision=samples[full].median(step) / seconds,
+                    trusted=is_trusted(batch / seconds / ceiling),
                 )
             )
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from labcore import atomic
 from labcore.perf import machine
 
 
@@ -30,11 +32,29 @@ def record(
 
 
 def write(path: Path, data: dict[str, Any]) -> None:
-    """Write the JSON whole, making its folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    """Write the JSON, all of it or none, making its folder where needed. Raises OSError."""
+    atomic.write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def refused(path: Path, error: OSError) -> str:
+    """The beginning of a sentence: why a record could not be written."""
+    return f"{path} could not be written ({error.strerror or error})"
+
+
+def kept_elsewhere(path: Path, data: dict[str, Any]) -> str:
+    """Write a record that `path` does not take to the cache folder, or else to the one of temporary files.
+
+    Returns the end of the sentence that says where it is.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    for folder in (machine.cache_folder("results"), Path(tempfile.gettempdir())):
+        place = folder / f"{path.stem}-{stamp}.json"
+        try:
+            write(place, data)
+        except OSError:
+            continue
+        return f"the result was written to {place}."
+    return "no other folder took the result either, so that what was shown is all there is: free some space."
 
 
 def _version(package: str) -> str | None:

@@ -17,11 +17,12 @@ import torch
 import labcore
 from labcore.bench import llama_server
 from labcore.bench.ceiling import Ceiling
-from labcore.bench.interleave import Samples, interleave
+from labcore.bench.interleave import Samples
 from labcore.bench.peers import as_transformers
+from labcore.bench.trust import AllSamples, best_rate, measure_trusted
 from labcore.errors import LabError
 from labcore.model import Model
-from labcore.perf import roofs
+from labcore.perf import roof_measuring, roofs
 from labcore.perf.costs import kv_bytes_per_token
 from labcore.perf.machine import available_memory
 from labcore.serving import LLMEngine, Static
@@ -29,6 +30,7 @@ from labcore.serving.events import StepEvent
 from labcore.serving.offline import requests_of
 from labcore.serving.simulated.costs import MEMORY_SHARE
 from labcore.serving.workload import Workload, make_workload
+from labcore.shares import is_trusted
 
 PEERS = ("transformers", "llama.cpp")
 CPU_BUDGET, GPU_BUDGET = 512, 8192  # tokens of a step: what keeps the device busy
@@ -56,7 +58,8 @@ class Served(NamedTuple):
 @dataclass(frozen=True)
 class Row:
     """One contestant on one workload: medians of whole runs. over: its time over continuous batching's.
-    roofline: share of its time that its steps would take at least, by `Ceiling`."""
+    roofline: share of its time that its steps would take at least, by `Ceiling`; trusted: whether that can
+    be, with the roofs measured again where it was exceeded."""
 
     workload: str
     engine: str
@@ -67,6 +70,7 @@ class Row:
     over: float
     scheduling: float | None
     roofline: float | None
+    trusted: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -97,7 +101,7 @@ def bench_serving(
     budget = token_budget or (GPU_BUDGET if model.device.type == "cuda" else CPU_BUDGET)
     progress("measuring the roofs")
     ceiling = Ceiling(model.config, roofs(model.device), str(model.dtype).removeprefix("torch."))
-    rows: list[Row] = []
+    samples: dict[str, AllSamples] = {}
     for name in workloads:
         prompt, output = WORKLOADS[name]
         load = make_workload(
@@ -107,9 +111,12 @@ def bench_serving(
             peers = against if name == workloads[0] else ()
             contestants = _contestants(model, load, batch, budget, peers, stack)
             progress(name)
-            samples = interleave(contestants, repeats=repeats, progress=progress)
-        base = samples[OURS].median(_seconds)
-        rows += [_row(name, engine, found, base, ceiling) for engine, found in samples.items()]
+            samples[name], ceiling = _measured(model, contestants, ceiling, repeats, progress)
+    rows = [
+        _row(name, engine, one, by_engine[OURS].median(_seconds), ceiling)
+        for name, by_engine in samples.items()
+        for engine, one in by_engine.items()
+    ]
     return {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -125,9 +132,44 @@ def bench_serving(
     }
 
 
+_MEMORY, _PRODUCT = "memory", "product"
+
+
+def _measured(
+    model: Model, contestants: dict[str, Contestant], ceiling: Ceiling, repeats: int,
+    progress: Callable[[str], None],
+) -> tuple[AllSamples, Ceiling]:  # fmt: skip
+    """The contestants' samples, and the ceiling, raised where it was exceeded."""
+
+    def raised(samples: AllSamples) -> Ceiling:
+        return ceiling.raised(
+            best_rate(samples, _MEMORY, ceiling.bandwidth), best_rate(samples, _PRODUCT, ceiling.flops)
+        )
+
+    def share(samples: AllSamples) -> float:
+        shares = [_roofline(samples[name], raised(samples)) for name in contestants]
+        return max(filter(None, shares), default=0.0)
+
+    def roofs_of(_: AllSamples) -> dict[str, Callable[[], float]]:
+        return {
+            _MEMORY: roof_measuring.reading(model.device, ceiling.weights, ceiling.dtype),
+            _PRODUCT: roof_measuring.multiplying(model.device, ceiling.format),
+        }
+
+    samples = measure_trusted(contestants, roofs_of, share, repeats=repeats, progress=progress)
+    return {name: samples[name] for name in contestants}, raised(samples)
+
+
+def _roofline(found: Samples[Served], ceiling: Ceiling) -> float | None:
+    """Share of the median time that the steps would take at least; None for engines that tell no steps."""
+    events = found.results[0].events
+    return sum(map(ceiling.seconds, events)) / found.median(_seconds) if events else None
+
+
 def _row(workload: str, engine: str, found: Samples[Served], base: float, ceiling: Ceiling) -> Row:
     first, seconds = found.results[0], found.median(_seconds)
     shares = [one.scheduling for one in found.results if one.scheduling is not None]
+    roofline = _roofline(found, ceiling)
     return Row(
         workload=workload,
         engine=engine,
@@ -137,7 +179,8 @@ def _row(workload: str, engine: str, found: Samples[Served], base: float, ceilin
         tokens_per_s=first.output_tokens / seconds,
         over=seconds / base,
         scheduling=statistics.median(shares) if shares else None,
-        roofline=sum(map(ceiling.seconds, first.events)) / seconds if first.events else None,
+        roofline=roofline,
+        trusted=is_trusted(roofline),
     )
 
 

@@ -81,6 +81,18 @@ class Settings:
         """What is measured."""
         return self.model or usual_model(self.device)
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The peers asked for, or those that are here."""
+        return installed() if self.peers is None else self.peers
+
+    def stated(self) -> dict[str, Any]:
+        """What a section's numbers depend on; which sections run is no part of it."""
+        return {
+            "quick": self.quick, "model": self.main, "device": str(self.place), "dtype": self.dtype,
+            "peers": list(self.wanted),
+        }  # fmt: skip
+
     def sizes(self, section: str) -> dict[str, Any]:
         """Arguments of the section's benchmark."""
         return dict(QUICK[section]) if self.quick else {}
@@ -98,10 +110,14 @@ class LeftOut:
 @dataclass
 class SuiteResult:
     """sections: each one's full results, by model, as its command would write them. seconds: it took.
-    failed: why, by section."""
+    failed: why, by section. settings: of the run. complete: whether all sections that were asked for have
+    ended.
+    """
 
     quick: bool
     peers: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    complete: bool = False
     rows: list[Row] = field(default_factory=list)
     sections: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -117,28 +133,50 @@ class SuiteResult:
 Progress = Callable[[str], None]
 
 
-def bench_all(settings: Settings, progress: Progress = lambda _: None) -> SuiteResult:
+def bench_all(
+    settings: Settings,
+    progress: Progress = lambda _: None,
+    *,
+    before: SuiteResult | None = None,
+    ended: Callable[[SuiteResult], None] = lambda _: None,
+) -> SuiteResult:
     """Run the sections one after another. LabError for a section or a peer that there is not.
 
-    A section's own LabError, and a device that gives out of memory, are kept in `failed`.
+    A section's own LabError, and a device that gives out of memory, are kept in `failed`. before: what an
+    earlier run of the same settings measured, which is not measured again. ended: is given what there is
+    whenever a section has ended.
     """
     names = _chosen(settings.only)
-    wanted = installed() if settings.peers is None else settings.peers
-    _known(wanted, PEERS, "peer")
-    found = SuiteResult(settings.quick, list(wanted))
-    for name in names:
-        peers, missing = peers_of(name, wanted, settings.place)
-        found.left_out += missing
-        start = time.perf_counter()
-        try:
-            results = SECTIONS[name](settings, peers, partial(_tell, progress, name))
-            found.sections[name] = results
-            found.rows += [row for one in results.values() for row in rows_of(name, one)]
-        except (LabError, torch.OutOfMemoryError) as error:
-            found.failed[name] = str(error)
-        found.seconds[name] = time.perf_counter() - start
-        _free(settings.place)
-    return found
+    _known(settings.wanted, PEERS, "peer")
+    result = before or SuiteResult(settings.quick, list(settings.wanted), settings=settings.stated())
+    todo = [name for name in names if name not in result.sections]
+    for name in [name for name in names if name not in todo]:
+        progress(f"{name}: measured before")
+    result.complete = not todo
+    for number, name in enumerate(todo, start=1):
+        _run(result, name, settings, progress)
+        result.complete = number == len(todo)
+        progress(f"{name}: ended after {result.seconds[name]:.0f} s, {number} of {len(todo)} sections")
+        ended(result)
+    return result
+
+
+def _run(result: SuiteResult, name: str, settings: Settings, progress: Progress) -> None:
+    """Measure one section into the result."""
+    peers, missing = peers_of(name, settings.wanted, settings.place)
+    start = time.perf_counter()
+    result.failed.pop(name, None)
+    try:
+        results = SECTIONS[name](settings, peers, partial(_tell, progress, name))
+        rows = [row for one in results.values() for row in rows_of(name, one)]
+    except (LabError, torch.OutOfMemoryError) as error:
+        result.failed[name] = str(error)
+    else:
+        result.sections[name] = results
+        result.rows += rows
+    result.left_out = [one for one in result.left_out if one.section != name] + missing
+    result.seconds[name] = time.perf_counter() - start
+    _free(settings.place)
 
 
 def _tell(progress: Progress, section: str, text: str) -> None:

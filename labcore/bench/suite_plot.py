@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labcore.atomic import replacing
 from labcore.bench.suite_rows import Row
 from labcore.errors import LabError
 from labcore.serving.load.plots import OFFLINE
+from labcore.shares import share_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 TITLE = "labcore beside its peers and what the machine allows"
 CEILING = "what the machine allows"
+EXCEEDED = "a ceiling that was exceeded, not to be trusted"
 EDGE = 0.02  # of a factor of ten: room for the points at the ends of an axis
 # Pixels: of a line of points, of a panel beside its lines, between two panels, above and below all of them,
 # of a line of the legend, which lies above them and holds about so many engines.
@@ -54,10 +57,16 @@ def suite_figure(rows: Sequence[Row], *, title: str = TITLE, a_line: int = ENGIN
 
 
 def write_page(rows: Sequence[Row], path: Path) -> None:
-    """The figure as a page that needs no network. Raises LabError as `suite_figure`."""
+    """The figure as a page that needs no network. LabError as `suite_figure`, or for a full disk."""
     figure = suite_figure(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(path, config=dict(OFFLINE), include_plotlyjs=True, full_html=True)
+    try:
+        with replacing(path) as part:
+            figure.write_html(part, config=dict(OFFLINE), include_plotlyjs=True, full_html=True)
+    except OSError as error:
+        raise LabError(
+            f"{path} could not be written ({error.strerror or error}); what was there before is unchanged: "
+            "make room or choose another file for --plot."
+        ) from None
 
 
 def ensure_plotting() -> None:
@@ -119,15 +128,22 @@ def _draw(
             showlegend=engine not in named, text=[_told(row) for row in mine], hoverinfo="text",
             row=place, col=1,
         )  # fmt: skip
+    exceeded = {row.what for row in rows if not row.trusted}
     ceilings = {row.what: row.ceiling for row in rows if row.ceiling}
     shown = [row.value for row in rows] + list(ceilings.values())
     made.update_xaxes(title_text=rows[0].unit, **_axis(shown, theme), row=place, col=1)
     made.update_yaxes(autorange="reversed", row=place, col=1)
-    if ceilings:
+    for name, symbol, drawn in (
+        (CEILING, "line-ns-open", ceilings.keys() - exceeded),
+        (EXCEEDED, "x-thin-open", ceilings.keys() & exceeded),
+    ):
+        if not drawn:
+            continue
+        y = [what for what in ceilings if what in drawn]
         made.add_scatter(
-            x=list(ceilings.values()), y=list(ceilings), name=CEILING, mode="markers",
-            marker={"color": theme.BLACK, "symbol": "line-ns-open", "size": 16, "line": {"width": 2}},
-            legendgroup=CEILING, showlegend=CEILING not in named, row=place, col=1,
+            x=[ceilings[what] for what in y], y=y, name=name, mode="markers",
+            marker={"color": theme.BLACK, "symbol": symbol, "size": 16, "line": {"width": 2}},
+            legendgroup=name, showlegend=name not in named, row=place, col=1,
         )  # fmt: skip
 
 
@@ -145,6 +161,7 @@ def _axis(values: Sequence[float], theme: Any) -> dict[str, Any]:
 
 
 def _told(row: Row) -> str:
-    share = "" if row.ceiling_share is None else f", {row.ceiling_share:.0%} of what the machine allows"
+    share = f", {share_text(row.ceiling_share)} of what the machine allows" if row.ceiling_share else ""
+    share += "" if row.trusted else ", which cannot be trusted"
     ratio = "" if row.ours_over is None else f", ours is {row.ours_over:.2f} times as fast"
     return f"{row.what}<br>{row.engine}: {row.value:,.4g} {row.unit}{share}{ratio}"

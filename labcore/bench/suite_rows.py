@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from labcore.shares import is_trusted
+
 OURS = "labcore"  # how the names of our own engines begin
 RATE, MICRO, MILLI = "tokens/s", "µs", "ms"
 
@@ -19,7 +21,8 @@ class Row:
 
     higher_is_better: of the value; None where neither is. ceiling: the best value that the machine allows, in
     the value's unit; None where none is known. ceiling_share: what was reached of it, at most 1 but for
-    noise. ours_over: how many times as fast ours is as this engine, on the same work; None for our own.
+    noise (see `shares.is_trusted`). ours_over: how many times as fast ours is as this engine, on the same
+    work; None for our own.
     """
 
     section: str
@@ -42,9 +45,14 @@ class Row:
         """Whether the engine is one of our own."""
         return self.engine.startswith(OURS)
 
+    @property
+    def trusted(self) -> bool:
+        """Whether its share of the ceiling can be; True where none is known."""
+        return is_trusted(self.ceiling_share)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+        """Plain data, `trusted` too."""
+        return asdict(self) | {"trusted": self.trusted}
 
 
 def rows_of(section: str, result: dict[str, Any]) -> list[Row]:

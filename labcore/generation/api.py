@@ -59,7 +59,8 @@ def generate(
     or another Drafter (see `generation.speculation`); for one prompt. The answer is the one without, whatever
     the temperature: each new token has a random number of its own, which the seed decides.
     Returns an Output, or a list of them for a list of prompts.
-    Raises PromptError, SamplingError, OutOfMemory, and for `step` ConfigError, DeviceError, NotSupported.
+    Raises PromptError, SamplingError, OutOfMemory, NotFinite (for logits of NaN or infinity), and for `step`
+    ConfigError, DeviceError, NotSupported.
     """
     params = SamplingParams(**sampling)
     stopping = Stopping(max_new_tokens, stop, ignore_eos)

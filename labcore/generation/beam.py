@@ -7,6 +7,7 @@ still overtake the worst of them at its present length.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from labcore.cache import CacheChoice, is_endless
 from labcore.errors import SamplingError
+from labcore.generation.answer import not_finite
 from labcore.generation.loop import decode_step, new_cache, prefill
 from labcore.generation.output import FinishReason, Output
 from labcore.generation.prompts import PromptBatch
@@ -105,6 +107,8 @@ class _Search:
         vocab = logprobs.shape[1]
         totals = (self.scores[:, None] + logprobs).flatten()
         best = totals.topk(min((1 + len(self.eos)) * self.beams, totals.numel()))
+        if math.isnan(best.values[0]):  # the largest of all, where there is one
+            raise not_finite(self.model, self.known.shape[1] - self.start)
         rows: list[int] = []
         tokens: list[int] = []
         scores: list[float] = []

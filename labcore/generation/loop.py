@@ -153,7 +153,7 @@ class Generation:
         points = [row.of(new, len(guesses) + 1) for row in self.sampler.points]
         tokens = check(guesses, logits, self.sampler.params, points[0] if points else None, lambda: known)
         end = self.length + len(tokens)
-        self.known[0, self.length : end] = torch.tensor(tokens)
+        self.known[0, self.length : end] = torch.tensor(tokens).clamp_min(0)
         self.length = end
         if self.cache.length >= end:  # kinds that keep nothing have nothing to take back
             self.cache.truncate(end - 1)
@@ -170,7 +170,7 @@ class Generation:
 
     def _draw(self, known: Tensor, logits: Tensor) -> Tensor:
         chosen = self.sampler(logits, self._history(known))
-        self.known[:, self.length] = chosen
+        self.known[:, self.length] = chosen.clamp_min(0)  # NO_TOKEN has no embedding
         self.length += 1
         return chosen
 

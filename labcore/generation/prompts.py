@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from labcore.config import ModelConfig
 from labcore.errors import PromptError
 from labcore.model import Model
 
@@ -34,6 +35,13 @@ class PromptBatch:
         for tokens in self.lists:
             row = torch.tensor([tokens], device=self.tokens.device)
             yield PromptBatch(row, torch.zeros(1, dtype=torch.int64), [tokens])
+
+
+def window_note(config: ModelConfig, context: int) -> str:
+    """Why a context ends where it does, for a sentence that names its length; "" where no window ends it."""
+    if config.sliding_window != context:
+        return ""
+    return f", as the model's attention window is {context} and this engine attends to all that it keeps"
 
 
 def is_batch(prompt: Prompt) -> bool:
@@ -81,8 +89,9 @@ def _validate(model: Model, tokens: list[int], which: str, endless: bool) -> Non
         raise PromptError(f"Prompt{which} is empty; give at least one character or one token.")
     if len(tokens) >= context and not endless:
         raise PromptError(
-            f"Prompt{which} is {len(tokens)} tokens and model {model.name!r} holds {context} in all; "
-            f"shorten it to at most {context - 1}, so that one can be generated."
+            f"Prompt{which} is {len(tokens)} tokens and model {model.name!r} holds {context} in all"
+            f"{window_note(model.config, context)}; shorten it to at most {context - 1}, so that one can be "
+            "generated."
         )
     if wrong := [token for token in tokens if not 0 <= token < vocab]:
         raise PromptError(

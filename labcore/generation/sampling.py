@@ -154,7 +154,7 @@ class Sampler:
         self.drawn = 0  # tokens of each row
 
     def __call__(self, logits: Tensor, history: Tensor | None = None) -> Tensor:
-        """(B, vocab) fp32 logits, (B, t) tokens so far -> (B,) int64 tokens."""
+        """(B, vocab) fp32 logits, (B, t) tokens so far -> (B,) int64 tokens, NO_TOKEN where none can be."""
         processed = process_logits(logits, self.params, history)
         self.drawn += 1
         if self.params.greedy:
@@ -163,33 +163,42 @@ class Sampler:
         return draw(processed, points.to(logits.device))
 
 
+# Of a row whose logits are NaN or infinite. It comes to the host as tokens do, so that nobody waits for the
+# device to know; whoever takes tokens off the device raises (`Answer.push`), whoever feeds them clamps to 0.
+NO_TOKEN = -1
+
 PARTS = 128  # of a row, where there are too few rows for a GPU's multiprocessors
 
 
 def best(logits: Tensor) -> Tensor:
-    """(B, vocab) -> (B,) int64: argmax, for which PyTorch lets one multiprocessor read a whole row."""
+    """(B, vocab) -> (B,) int64: argmax, or NO_TOKEN where the largest is NaN or infinite.
+
+    In parts where PyTorch's own lets one multiprocessor of a GPU read a whole row.
+    """
     rows, vocab = logits.shape
-    if not logits.is_cuda or rows > 16 or vocab % PARTS:
-        return logits.argmax(-1)
-    return _best_of_parts(logits)
+    parted = logits.is_cuda and rows <= 16 and vocab % PARTS == 0
+    top, chosen = _best_of_parts(logits) if parted else logits.max(-1)
+    return torch.where(top.abs() < math.inf, chosen, NO_TOKEN)  # a NaN is below nothing, and the largest
 
 
-def _best_of_parts(logits: Tensor) -> Tensor:
-    """The largest of each part first, then of those."""
+def _best_of_parts(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) the largest and its place: of each part first, then of those."""
     parts = logits.unflatten(-1, (PARTS, -1))
     tops, places = parts.max(-1)
-    part = tops.argmax(-1, keepdim=True)
-    return (part * parts.shape[-1] + places.gather(1, part)).squeeze(1)
+    top, part = tops.max(-1, keepdim=True)
+    return top.squeeze(1), (part * parts.shape[-1] + places.gather(1, part)).squeeze(1)
 
 
 def draw(logits: Tensor, points: Tensor) -> Tensor:
     """Invert the distribution function: (B, vocab) logits, (B,) points in [0, 1) -> (B,) tokens.
 
-    Never returns a token of probability zero, whatever rounding does to the sum.
+    Never returns a token of probability zero, whatever rounding does to the sum; NO_TOKEN where a logit is
+    NaN or infinite, which makes the sum NaN.
     """
     sums = logits.softmax(-1).double().cumsum(-1)
     targets = points.double()[:, None] * sums[:, -1:]
     # right=True: the first token whose running sum is strictly above the target has probability above 0
     chosen = torch.searchsorted(sums, targets, right=True)
     last_possible = (sums >= sums[:, -1:]).int().argmax(-1, keepdim=True)
-    return torch.minimum(chosen, last_possible).squeeze(1)
+    chosen = torch.minimum(chosen, last_possible)
+    return torch.where(sums[:, -1:] > 0, chosen, NO_TOKEN).squeeze(1)

@@ -147,6 +147,8 @@ def _gathered(q: Tensor, pool: Tensor, block_tables: Tensor, context_lens: Tenso
     """All sequences at once: copy their blocks side by side, mask what lies behind each one's end."""
     keys, values = gather_blocks(pool, block_tables, longest)
     seen = torch.arange(longest, device=q.device) < context_lens[:, None]
+    for part in (keys, values):  # copies: what others left in the blocks may be NaN, which no mask removes
+        part.masked_fill_(~seen[:, None, :, None], 0.0)
     # A sequence of no positions would have nothing to attend to; what it gets is thrown away.
     out = attention(q, keys, values, mask=(seen | (context_lens == 0)[:, None])[:, None, None])
     return out.masked_fill((context_lens == 0)[:, None, None, None], 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import labcore
+from labcore.atomic import replacing
 from labcore.errors import KitError
 from labcore.kit import environment, files, launcher, manifest, models, project, wheels
 from labcore.kit.machine import PLATFORMS, Platform
@@ -218,13 +218,7 @@ def _target(out: Path, gpu: str, platform: Platform, python: str, chosen: Sequen
 def pack(kit: Path) -> Path:
     """One .tar of a kit beside it, with its checksum in a file that `sha256sum --check` reads."""
     tar = kit.with_name(kit.name + ".tar")
-    part = tar.with_name(tar.name + files.PART)
-    try:
-        with tarfile.open(part, "w") as archive:  # wheels are compressed already
-            archive.add(kit, kit.name)
-        os.replace(part, tar)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(tar) as part, tarfile.open(part, "w") as archive:  # wheels are compressed already
+        archive.add(kit, kit.name)
     files.write_whole(tar.with_name(tar.name + ".sha256"), f"{files.digest(tar)}  {tar.name}\n")
     return tar

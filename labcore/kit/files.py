@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from labcore import atomic
 from labcore.errors import KitError
 
-PART = ".part"  # what is being written; never counted as a file of a kit
+PART = atomic.PART  # what is being written; never counted as a file of a kit
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -29,27 +29,13 @@ def is_right(path: Path, sha256: str) -> bool:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, all of it or none."""
-    part = path.with_name(path.name + PART)
-    part.unlink(missing_ok=True)  # a link of that name would be written through
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    atomic.write_text(path, text)
 
 
 def copy_whole(source: Path, target: Path) -> None:
     """Copy a file's content, all of it or none; folders on the way are made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + PART)
-    part.unlink(missing_ok=True)  # a link of that name would be written through
-    try:
+    with atomic.replacing(target) as part:
         shutil.copyfile(source, part)
-        os.replace(part, target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def ensure_inside(target: Path, root: Path) -> None:

@@ -11,6 +11,7 @@ from labcore.lab.units import seconds as as_time
 from labcore.lab.units import si, significant
 from labcore.perf import roofline
 from labcore.perf.roofline import Roofs
+from labcore.shares import share_text
 
 
 def measure_roofs() -> tuple[Roofs, GPU | None]:
@@ -42,7 +43,7 @@ def _row(roof: str, rate: float, stated: float | None, unit: str) -> dict[str, A
         "roof": roof,
         "measured": si(rate, unit),
         "data sheet": si(stated, unit) if stated else None,
-        "share": f"{rate / stated:.0%}" if stated else None,
+        "share": share_text(rate / stated) if stated else None,
     }
 
 

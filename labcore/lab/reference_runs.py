@@ -20,6 +20,7 @@ from labcore.lab.results import now
 from labcore.lab.units import si, significant
 from labcore.model import Model
 from labcore.perf.predict import Machine
+from labcore.shares import DOUBT, IN_CACHE, doubt_of
 
 DECODE = ("generate-llama-3.2-1b-h200", "generate-llama-3.1-8b-h200")
 PACKAGES = ("torch", "labcore")
@@ -100,6 +101,11 @@ class Decode:
         return self.row.ceiling_share or 0.0
 
     @property
+    def doubt(self) -> str:
+        """The mark of a share that cannot be trusted, else ""."""
+        return "" if self.row.trusted else f" {DOUBT}"
+
+    @property
     def subject(self) -> str:
         """ "llama-3.2-1b in bfloat16"."""
         return subject(self.run)
@@ -109,7 +115,7 @@ class Decode:
         """ "llama-3.2-1b in bfloat16, 2.47 GB a step: 1,200 tok/s, 71.8 %"."""
         return (
             f"{self.subject}, {si(self.step_bytes, 'B')} a step: "
-            f"{significant(self.row.value)} tok/s, {significant(100 * self.share)} %"
+            f"{significant(self.row.value)} tok/s, {significant(100 * self.share)} %{self.doubt}"
         )
 
 
@@ -143,8 +149,12 @@ class DecodeBeside:
         return (
             f"Yours: {self.own.said} of what this machine's memory allows. Reference "
             f"({told(self.others[0].run)}): {theirs}. The models differ, and with them the work of a token: "
-            "hold the shares against each other, not the tokens per second."
+            f"hold the shares against each other, not the tokens per second.{self._doubt}"
         )
+
+    @property
+    def _doubt(self) -> str:
+        return doubt_of([one.row.ceiling_share for one in self.all], IN_CACHE)
 
     def share_finding(self) -> str:
         """How near each comes to its roof, and what more bytes a step do to that on the reference."""
@@ -154,7 +164,7 @@ class DecodeBeside:
             f"({self.own.subject}). On the reference ({told(small.run)}) {small.subject} reached "
             f"{significant(100 * small.share)} % and {large.subject}, with "
             f"{significant(large.step_bytes / small.step_bytes)} times the bytes a step, "
-            f"{significant(100 * large.share)} %."
+            f"{significant(100 * large.share)} %.{self._doubt}"
         )
 
 

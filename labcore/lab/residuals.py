@@ -19,6 +19,7 @@ from labcore.lab.units import significant
 from labcore.model import Model
 from labcore.perf.peaks import Machine
 from labcore.perf.predict import ideal_prefill, ideal_step
+from labcore.shares import doubt_of, share_text
 
 GUESS = "01.5"  # lesson 1: how fast one user will be served by the shape that this lesson measures
 
@@ -97,8 +98,8 @@ def prediction_rows(result: PredictResult) -> list[dict[str, Any]]:
             "measured (ms)": row.measured_s * 1e3,
             "spread, IQR (ms)": row.spread_s * 1e3,
             "off by": f"{row.error:+.0%}",
-            "MBU": f"{row.mbu:.0%}",
-            "MFU": f"{row.mfu:.0%}",
+            "MBU": share_text(row.mbu),
+            "MFU": share_text(row.mfu),
         }
         for row in result.rows
     ]
@@ -114,7 +115,8 @@ def prediction_finding(result: PredictResult) -> str:
         for row in missed
     )
     tail = f" Missed: {told}." if missed else " None missed by more."
-    return f"{len(close)} of {len(result.rows)} steps came within 25 % of what was expected.{tail}"
+    doubt = doubt_of([share for row in result.rows for share in (row.mbu, row.mfu)])
+    return f"{len(close)} of {len(result.rows)} steps came within 25 % of what was expected.{tail}{doubt}"
 
 
 def residual_finding(found: Sequence[Residual]) -> str:

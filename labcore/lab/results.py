@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from labcore import atomic
 from labcore.errors import LessonError
 
 _SECTIONS = ("predictions", "exercises", "measurements")
@@ -122,19 +121,10 @@ def write_whole(path: Path, text: str, *, private: bool = False) -> Path:
     private: nobody but the user may read it. Raises LessonError where the disk is full or the folder refuses;
     the old file is then as it was.
     """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with os.fdopen(os.open(temporary, flags, 0o600 if private else 0o666), "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        return atomic.write_text(path, text, private=private)
     except OSError as error:
         raise LessonError(
             f"{path} could not be written ({error.strerror or error}); what was there before is unchanged: "
             "make room or choose another folder, and try again."
         ) from None
-    finally:
-        with suppress(OSError):  # it was moved, or could not be made
-            temporary.unlink()
-    return path

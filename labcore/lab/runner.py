@@ -26,6 +26,7 @@ from rich.table import Table
 from labcore.errors import LessonError
 from labcore.lab.jupyter import KERNEL_ARGUMENTS, kernel_environment
 from labcore.lab.results import Results
+from labcore.working import lines
 
 MODES = ("learner", "solution")
 SCALES = ("auto", "quick", "full")
@@ -238,12 +239,16 @@ def run_lessons(
     console = console or Console()
     runs: list[LessonRun] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    say = lines(console)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for lesson in chosen:
             task = progress.add_task(lesson.name, total=len(_cells(lesson.path)))
+            say(f"{lesson.name}: begins")
 
-            def on_cell(done: int, total: int, task: Any = task) -> None:
+            def on_cell(done: int, total: int, task: Any = task, name: str = lesson.name) -> None:
                 progress.update(task, completed=done, total=total)
+                if done == total or 4 * done // total > 4 * (done - 1) // total:
+                    say(f"{name}: cell {done} of {total}")
 
             run = run_lesson(lesson, settings, out, on_cell=on_cell)
             if not run.ok:

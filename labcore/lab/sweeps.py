@@ -29,6 +29,7 @@ from labcore.perf.dtypes import rate_for
 from labcore.perf.roofline import Roofs
 from labcore.perf.roofline import roofs as measured_roofs
 from labcore.perf.timing import MIN_REPEATS, Timing, measure, summarize, synchronize
+from labcore.shares import DOUBT, IN_CACHE, doubt_of, is_trusted
 
 
 class Work(NamedTuple):
@@ -142,11 +143,12 @@ class Sweep:
             early, late = first.seconds / first.length, last.seconds / last.length
             return (
                 f"{head} A token took {as_time(early)} on average over the first {first.length} and "
-                f"{as_time(late)} over all {last.length}; {_shares(last)}."
+                f"{as_time(late)} over all {last.length}; {_shares(last)}.{_doubt(last)}"
             )
         return (
             f"{head} At {first.length} tokens it reached {_percent(first.flops_share)} of the matmul roof, "
             f"at {last.length} {_percent(last.flops_share)}."
+            + doubt_of([first.flops_share, last.flops_share], IN_CACHE)
         )
 
 
@@ -202,6 +204,7 @@ def phases_finding(reading: Sweep, writing: Sweep) -> str:
         f"{significant(written.work.nbytes / read.work.nbytes)}× the bytes. Prefill reached "
         f"{_percent(read.flops_share)} of the matmul roof and {_percent(read.bandwidth_share)} of "
         f"the bandwidth roof, decode {_percent(written.flops_share)} and {_percent(written.bandwidth_share)}."
+        f"{_doubt(read, written)}"
     )
 
 
@@ -290,4 +293,8 @@ def _shares(point: Point) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{significant(share * 100, 2)} %"
+    return f"{significant(share * 100, 2)} %" + ("" if is_trusted(share) else f" {DOUBT}")
+
+
+def _doubt(*points: Point) -> str:
+    return doubt_of([share for one in points for share in (one.flops_share, one.bandwidth_share)], IN_CACHE)

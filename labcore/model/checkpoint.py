@@ -7,8 +7,7 @@ names, shapes and offsets followed by raw numbers, so that a tensor can be read 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,10 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from labcore import atomic
 from labcore.config import ModelConfig
 from labcore.errors import CheckpointError
+from labcore.json_file import read_object
 from labcore.model import weights
 from labcore.model.device import resolve_dtype
+from labcore.perf.costs import num_parameters
 
 if TYPE_CHECKING:
     from labcore.model.loading import Model
@@ -33,6 +35,9 @@ INDEX = "model.safetensors.index.json"
 _READABLE = ("F64", "F32", "F16", "BF16")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 Shape = tuple[int, ...]
+MOST_HEADER = 8 << 20  # bytes of one file's table of tensors; of a 405B model it has 0.2 MB
+_SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
+_LAYER = re.compile(r"(?:^|\.)(?:layers|blk)\.(\d{1,9})\.")  # Hugging Face's names, ours, and GGUF's
 
 
 class Stored(NamedTuple):
@@ -52,6 +57,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.tensors: dict[str, Stored] = {}
+        self.nbytes = 0  # of all its files
         self._open = ExitStack()
         try:
             for path in weight_files(folder):
@@ -68,9 +74,16 @@ class Checkpoint:
         self._open.close()
 
     def _add(self, path: Path) -> None:
+        ensure_short_header(path)
+        self.nbytes += path.stat().st_size
         try:
             file = self._open.enter_context(safe_open(path, framework="pt", device="cpu"))
             for name in file.keys():  # noqa: SIM118  (a safetensors file is not a dict)
+                if name in self.tensors:
+                    raise CheckpointError(
+                        f"{_some([name])} is in two files of {self.folder.name}, and which one counts is not "
+                        "said; fetch the folder again."
+                    )
                 header = file.get_slice(name)
                 self.tensors[name] = Stored(file, tuple(header.get_shape()), header.get_dtype())
         except (SafetensorError, OSError, ValueError) as error:
@@ -131,9 +144,10 @@ def weight_files(folder: Path) -> list[Path]:
             raise CheckpointError(_no_weights(folder))
         return files
     names = sorted(set(_weight_map(index).values()))
-    if wrong := [name for name in names if Path(name).name != name]:
+    if wrong := [name for name in names if not _SHARD.fullmatch(name)]:
         raise CheckpointError(
-            f"{index.name} names {_some(wrong)} outside of its own folder; fetch the index again."
+            f"{index.name} names {_some(wrong)}, which is outside of its own folder or no safetensors file; "
+            "fetch the index again."
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise CheckpointError(
@@ -156,15 +170,42 @@ def _visible(folder: Path, ending: str) -> list[Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if found and all(isinstance(name, str) for name in found.values()):
-            return found
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
+    found = read_object(index).get("weight_map")
+    if isinstance(found, dict) and found and all(isinstance(name, str) for name in found.values()):
+        return found
     raise CheckpointError(
         f"{index.name} in {index.parent.name} is no index of shards (a weight_map); fetch it again."
     )
+
+
+def ensure_short_header(path: Path) -> None:
+    """Raises CheckpointError where a safetensors file claims a table of tensors that is too long to read."""
+    with open(path, "rb") as file:
+        claimed = int.from_bytes(file.read(8), "little")
+    if MOST_HEADER < claimed <= path.stat().st_size:  # what exceeds the file, the library refuses
+        raise CheckpointError(
+            f"{path.name} claims a table of tensors of {claimed:,} bytes, and at most {MOST_HEADER:,} are "
+            "read; fetch the file again."
+        )
+
+
+def ensure_backed(config: ModelConfig, names: Iterable[str], nbytes: int, what: str) -> None:
+    """Hold a configuration against the files it came with, by arithmetic, before anything is built from it.
+
+    names: of the stored tensors; nbytes: of their files; what: whose they are. Raises CheckpointError where
+    the files hold fewer layers, or less than one bit for each number that the configuration describes.
+    """
+    stored = {match[1] for name in names if (match := _LAYER.search(name))}
+    if config.num_hidden_layers > len(stored):
+        raise CheckpointError(
+            f"The configuration of {what} asks for {config.num_hidden_layers:,} layers and its files hold "
+            f"{len(stored):,}; they belong to different models, so fetch it whole."
+        )
+    if (numbers := num_parameters(config)) > 8 * nbytes:
+        raise CheckpointError(
+            f"The configuration of {what} describes {numbers:,} weights and its files have {nbytes:,} bytes, "
+            "less than a bit for each; they belong to different models, so fetch it whole."
+        )
 
 
 def _no_weights(folder: Path) -> str:
@@ -201,8 +242,13 @@ def _check_one(name: str, stored: Stored, shape: Shape) -> None:
 
 
 def _some(names: list[str], shown: int = 3) -> str:
-    listed = ", ".join(names[:shown])
+    listed = ", ".join(map(shown_name, names[:shown]))
     return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more ({len(names)} in all)"
+
+
+def shown_name(name: str) -> str:
+    """A name out of a file as a sentence may show it: no line breaks, not without end."""
+    return name if len(name) <= 200 and name.isprintable() else ascii(name[:60])[1:-1] + "…"
 
 
 def save_checkpoint(
@@ -223,9 +269,7 @@ def save_checkpoint(
     }
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    (home / "config.json").write_text(text, encoding="utf-8")
-    save_file(tensors, home / f".{SINGLE}", metadata={"format": "pt"})
-    shutil.copymode(home / "config.json", home / f".{SINGLE}")  # the library writes for its owner alone
-    os.replace(home / f".{SINGLE}", home / SINGLE)
+    atomic.write_text(home / "config.json", json.dumps(description, indent=2, sort_keys=True) + "\n")
+    with atomic.replacing(home / SINGLE) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
     return home

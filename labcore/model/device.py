@@ -54,6 +54,15 @@ def ensure_fits(numbers: int, dtype: torch.dtype, device: torch.device, name: st
         )
 
 
+def ensure_bytes_fit(needed: int, device: torch.device, name: str) -> None:
+    """Refuse weights of so many bytes, as they are stored, if they exceed what is free (OutOfMemory)."""
+    if needed > (free := available_memory(device)):
+        raise OutOfMemory(
+            f"The weights of {name} have {needed / 1e9:.3g} GB and {device} has {free / 1e9:.3g} GB"
+            f"{within_budget(device)} free; take a smaller model or another device."
+        )
+
+
 def allocate(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Memory, unset. Raises OutOfMemory where another program took, meanwhile, what was counted as free."""
     try:

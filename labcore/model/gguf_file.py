@@ -1,4 +1,4 @@
-"""llama.cpp's GGUF files, through the `gguf` library's reader: Llama, Qwen2 and Qwen3 models.
+"""llama.cpp's GGUF files (types of numbers as the `gguf` library knows them): Llama, Qwen2 and Qwen3 models.
 
 Weights in F32, F16, BF16, Q4_0, Q8_0, Q4_K and Q6_K. A file says what it is: the configuration comes from its
 metadata. Its tokenizer is not read: a tokenizer.json beside the file is.
@@ -6,26 +6,29 @@ metadata. Its tokenizer is not read: a tokenizer.json beside the file is.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from labcore.config import ModelConfig
-from labcore.errors import CheckpointError
+from labcore.errors import CheckpointError, ConfigError
 from labcore.model import weights
 from labcore.model.assembling import Part, assemble
-from labcore.model.checkpoint import ensure_complete
+from labcore.model.checkpoint import ensure_complete, shown_name
+from labcore.model.gguf_header import KindOf, read_header
 from labcore.quant.gguf_blocks import BLOCKS, from_blocks
 
 if TYPE_CHECKING:
     from labcore.model.transformer import Transformer
 
 FAMILIES = ("llama", "qwen2", "qwen3")
-PLAIN = ("F32", "F16", "BF16")
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 # Hugging Face's modules by GGUF's names; those of a layer stand behind "blk.N.".
 MODEL_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -63,41 +66,54 @@ def library() -> Any:
     return gguf
 
 
+def _kinds(gguf: Any) -> KindOf:
+    """What the library knows of a numeric type."""
+
+    def of(raw: int) -> tuple[str, int, int]:
+        try:
+            kind = gguf.GGMLQuantizationType(raw)
+            return kind.name, *gguf.GGML_QUANT_SIZES[kind]
+        except (ValueError, KeyError):
+            raise ValueError(f"it has tensors of type {raw}, which the gguf package does not know") from None
+
+    return of
+
+
 class GgufFile:
     """An open file: its configuration, and its tensors by name, none of them read yet."""
 
     def __init__(self, path: Path) -> None:
-        gguf = library()
-        self.name = path.name
+        kind_of = _kinds(library())
+        self.name, self.nbytes = path.name, path.stat().st_size
         try:
-            self._reader = gguf.GGUFReader(path)
-        except (ValueError, IndexError, OSError, KeyError) as error:
+            self._data = np.memmap(path, np.uint8, mode="r")
+            header = read_header(self._data.data, kind_of)
+        except (ValueError, OSError) as error:
             raise CheckpointError(
-                f"{path.name} ({path.stat().st_size:,} bytes) is no GGUF file, or cut short ({error}); fetch "
-                "it again."
+                f"{path.name} ({self.nbytes:,} bytes) is no GGUF file, or cut short ({error}); fetch it "
+                "again."
             ) from None
-        self.tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        self._values, self.tensors = header.values, header.tensors
         self._refuse_unreadable()
         self.config = _config(self)
 
     @property
     def recipe(self) -> str:
         """The kinds of weights in it, such as "gguf Q4_K, Q6_K"."""
-        kinds = {tensor.tensor_type.name for tensor in self.tensors.values()} - set(PLAIN)
+        kinds = {tensor.kind for tensor in self.tensors.values()} - set(PLAIN)
         return f"gguf {', '.join(sorted(kinds))}" if kinds else ""
 
     def value(self, key: str, default: Any = None) -> Any:
         """One entry of the metadata; {arch} in the key stands for the architecture."""
         if "{arch}" in key:
             key = key.replace("{arch}", str(self.value("general.architecture")))
-        entry = self._reader.get_field(key)
-        return default if entry is None else entry.contents()
+        return self._values.get(key, default)
 
     def _refuse_unreadable(self) -> None:
         for name, tensor in self.tensors.items():
-            if (kind := tensor.tensor_type.name) not in (*PLAIN, *BLOCKS):
+            if (kind := tensor.kind) not in (*PLAIN, *BLOCKS):
                 raise CheckpointError(
-                    f"{name} in {self.name} is stored as {kind}; "
+                    f"{shown_name(name)} in {self.name} is stored as {kind}; "
                     f"labcore reads {', '.join((*PLAIN, *BLOCKS))}."
                 )
 
@@ -124,10 +140,9 @@ class GgufFile:
 
     def _raw(self, name: str) -> tuple[Tensor, str]:
         """(numbers, or rows of raw blocks; kind)."""
-        tensor = self.tensors[name]
-        kind = tensor.tensor_type.name
-        data = torch.from_numpy(tensor.data.copy())
-        return (data.view(torch.bfloat16) if kind == "BF16" else data), kind
+        kind, shape, start, nbytes = self.tensors[name]
+        data = torch.from_numpy(self._data[start : start + nbytes].copy())
+        return (data.view(PLAIN[kind]).view(shape) if kind in PLAIN else data.view(*shape[:-1], -1)), kind
 
     def _rows(self, module: str, rows: int) -> Tensor | None:
         """llama.cpp rotates neighbouring pairs in llama models, so its files have the rows of queries and
@@ -147,7 +162,8 @@ def _config(file: GgufFile) -> ModelConfig:
     family = file.value("general.architecture")
     if family not in FAMILIES:
         raise CheckpointError(
-            f"{file.name} holds a model of architecture {family!r}; labcore reads {', '.join(FAMILIES)}."
+            f"{file.name} holds a model of architecture {reprlib.repr(family)}; "
+            f"labcore reads {', '.join(FAMILIES)}."
         )
     if file.value("{arch}.expert_count", 0):
         raise CheckpointError(f"{file.name} holds a mixture of experts; labcore runs dense models.")
@@ -159,25 +175,39 @@ def _config(file: GgufFile) -> ModelConfig:
     data = {name: file.value(f"{{arch}}.{key}") for name, key in keys.items()}
     if missing := [keys[name] for name, value in data.items() if value is None]:
         raise CheckpointError(f"{file.name} lacks {family}.{missing[0]} in its metadata; fetch it again.")
-    heads = data["num_attention_heads"]
     scaling = file.value("{arch}.rope.scaling.type", "none")
     if scaling not in ("none", "") or "rope_freqs.weight" in file.tensors:
         raise CheckpointError(
-            f"{file.name} stretches its rotary positions ({scaling}); load it as safetensors."
+            f"{file.name} stretches its rotary positions ({reprlib.repr(scaling)}); load it as safetensors."
         )
-    config = ModelConfig.from_dict(
-        data
-        | {
-            "model_type": family,
-            "num_key_value_heads": file.value("{arch}.attention.head_count_kv", heads),
-            "head_dim": file.value("{arch}.attention.key_length", data["hidden_size"] // heads),
-            "vocab_size": int(file.tensors["token_embd.weight"].shape[1]),
-            "rope_theta": file.value("{arch}.rope.freq_base", 10_000.0),
-            "tie_word_embeddings": "output.weight" not in file.tensors,
-            "attention_bias": "blk.0.attn_q.bias" in file.tensors,
-            "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
-            "bos_token_id": file.value("tokenizer.ggml.bos_token_id"),
-            "eos_token_id": file.value("tokenizer.ggml.eos_token_id"),
-        }
-    )
-    return config.with_(o_proj_bias="blk.0.attn_output.bias" in file.tensors)
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CheckpointError(f"{file.name} holds no matrix token_embd.weight; fetch it again.")
+    try:
+        config = ModelConfig.from_dict(data | _defaulted(file, family, embedding.shape[0]))
+        config = config.with_(o_proj_bias="blk.0.attn_output.bias" in file.tensors)
+    except ConfigError as error:
+        raise ConfigError(f"The metadata of {file.name} cannot be run: {error}") from None
+    if (rotated := file.value("{arch}.rope.dimension_count", config.head_dim)) != config.head_dim:
+        raise CheckpointError(
+            f"{file.name} rotates {reprlib.repr(rotated)} of each head's {config.head_dim} numbers; "
+            "labcore rotates whole heads."
+        )
+    return config
+
+
+def _defaulted(file: GgufFile, family: str, vocab: int) -> dict[str, Any]:
+    """The fields of a config.json that the metadata may leave out, in Hugging Face's names."""
+    heads = file.value("{arch}.attention.head_count")
+    return {
+        "model_type": family,
+        "num_key_value_heads": file.value("{arch}.attention.head_count_kv", heads),
+        "head_dim": file.value("{arch}.attention.key_length"),
+        "vocab_size": vocab,
+        "rope_theta": file.value("{arch}.rope.freq_base", 10_000.0),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
+        "bos_token_id": file.value("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": file.value("tokenizer.ggml.eos_token_id"),
+    }

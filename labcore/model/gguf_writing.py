@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labcore.atomic import replacing
 from labcore.errors import CheckpointError
 from labcore.model import weights
 from labcore.model.gguf_file import FAMILIES, gguf_name, library
@@ -47,19 +48,19 @@ def write_gguf(model: Model, path: Path | str, kind: str = "q8_0") -> Path:
         )
     gguf = library()
     target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    writer = gguf.GGUFWriter(part, family)
-    _metadata(writer, model, family)
-    for name, tensor in weights.to_hugging_face(model.transformer, config).items():
-        module, _, leaf = name.rpartition(".")
-        data = tensor.detach().float().cpu()
-        if family == "llama" and module.endswith(("q_proj", "k_proj")):
-            data = data.unflatten(0, (-1, 2, config.head_dim // 2)).transpose(1, 2).flatten(0, 2)
-        _add(gguf, writer, f"{gguf_name(module)}.{leaf}", data.contiguous().numpy(), kind)
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
-    part.replace(target)
+    with replacing(target) as part:
+        writer = gguf.GGUFWriter(part, family)
+        _metadata(writer, model, family)
+        for name, tensor in weights.to_hugging_face(model.transformer, config).items():
+            module, _, leaf = name.rpartition(".")
+            data = tensor.detach().float().cpu()
+            if family == "llama" and module.endswith(("q_proj", "k_proj")):
+                data = data.unflatten(0, (-1, 2, config.head_dim // 2)).transpose(1, 2).flatten(0, 2)
+            _add(gguf, writer, f"{gguf_name(module)}.{leaf}", data.contiguous().numpy(), kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
     return target
 
 

@@ -13,7 +13,6 @@ and copied into its rows. So loading takes the model's own memory and at most on
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import reprlib
 from dataclasses import dataclass
@@ -25,12 +24,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from labcore import catalog
-from labcore.config import ModelConfig
+from labcore.config import ModelConfig, token_ids
 from labcore.errors import CheckpointError, ConfigError
+from labcore.json_file import read_object
 from labcore.model import gguf_file, hub, quant_checkpoint, quantized_folder, weights
-from labcore.model.checkpoint import Checkpoint
-from labcore.model.device import allocate, ensure_fits, resolve_device, resolve_dtype
+from labcore.model.checkpoint import Checkpoint, ensure_backed
+from labcore.model.device import allocate, ensure_bytes_fit, ensure_fits, resolve_device, resolve_dtype
+from labcore.model.finite import ensure_finite
 from labcore.model.transformer import Transformer
+from labcore.perf.costs import num_parameters
 from labcore.quant.linear import QuantLinear
 from labcore.tokenizer import Tokenizer
 
@@ -108,7 +110,7 @@ def load(
         raise CheckpointError(_unknown(name, folder))
 
     def accept(config: ModelConfig) -> None:
-        _ensure_model_fits(_skeleton(config), name, place, kind)
+        _ensure_model_fits(config, name, place, kind)
 
     return _load_folder(hub.fetch(name, revision, progress, accept), name, place, kind)
 
@@ -127,8 +129,11 @@ def _unknown(name: str, folder: Path) -> str:
 
 def _load_gguf(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
     with gguf_file.opened(path) as file:
+        ensure_backed(file.config, file.tensors, file.nbytes, path.name)
+        ensure_bytes_fit(file.nbytes, device, path.name)
         transformer = _skeleton(file.config)
         file.fill(transformer, device, dtype)
+        ensure_finite(transformer, path.name, dtype)
         tokenizer = Tokenizer.from_folder(path.parent, file.config)
         transformer.prepare()
         return Model(path.stem, file.config, transformer, tokenizer, recipe=file.recipe)
@@ -138,17 +143,19 @@ def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dty
     config = _with_generation_defaults(ModelConfig.from_file(folder / "config.json"), folder)
     stored = quantization_of(folder)
     with Checkpoint(folder) as checkpoint:
+        ensure_backed(config, checkpoint.tensors, checkpoint.nbytes, folder.name)
         config = _settle_tie(config, checkpoint)
         transformer = _skeleton(config)
         if (stored := stored or quantized_folder.older_description(checkpoint)) is not None:
             return _load_quantized(transformer, config, name, checkpoint, stored, device, dtype)
         checkpoint.check(weights.shapes(config, transformer), ignorable=[weights.HEAD])
         tokenizer = Tokenizer.from_folder(folder, config)
-        _ensure_model_fits(transformer, name, device, dtype)
+        _ensure_model_fits(config, name, device, dtype)
         _materialise(transformer, device, dtype)
         parameters = weights.parameters_of(transformer)
         for hf, home in weights.places(config, parameters).items():
             home.of(parameters).copy_(checkpoint.read(hf))
+    ensure_finite(transformer, name, dtype)
     transformer.prepare()
     return Model(name, config, transformer, tokenizer)
 
@@ -163,9 +170,11 @@ def _load_quantized(
     dtype: torch.dtype,
 ) -> Model:
     """A checkpoint whose linear layers are codes: labcore's own, GPTQ's or AWQ's."""
+    ensure_bytes_fit(checkpoint.nbytes, device, name)
     method = _method_of(stored, checkpoint.folder)
     fill = quant_checkpoint.fill if method == quant_checkpoint.METHOD else quantized_folder.fill
     fill(transformer, config, checkpoint, stored, device, dtype)
+    ensure_finite(transformer, name, dtype)
     tokenizer = Tokenizer.from_folder(checkpoint.folder, config)
     transformer.prepare()
     return Model(name, config, transformer, tokenizer, recipe=str(stored.get("recipe") or method))
@@ -174,7 +183,7 @@ def _load_quantized(
 def quantization_of(folder: Path) -> dict[str, Any] | None:
     """config.json's quantization_config, None where there is none. Raises CheckpointError for one that is no
     description, or of a method that labcore does not read."""
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    stored = read_object(folder / "config.json").get("quantization_config")
     if stored is None or stored == {}:
         return None
     if not isinstance(stored, dict):
@@ -199,13 +208,11 @@ def _method_of(stored: dict[str, Any], folder: Path) -> str:
 def _with_generation_defaults(config: ModelConfig, folder: Path) -> ModelConfig:
     """generation_config.json, where it names end-of-text tokens, has the last word (as in transformers)."""
     try:
-        found = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_object(folder / "generation_config.json").get("eos_token_id")
+    except FileNotFoundError:
         return config
-    ids = found if isinstance(found, list) else [found]
-    if not ids or not all(isinstance(one, int) for one in ids):
-        return config
-    return config.with_(eos_token_ids=tuple(ids))
+    ids = token_ids("eos_token_id of generation_config.json", found)
+    return config.with_(eos_token_ids=ids) if ids else config
 
 
 def _settle_tie(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
@@ -236,8 +243,9 @@ def _skeleton(config: ModelConfig) -> Transformer:
         return Transformer(config).eval()
 
 
-def _ensure_model_fits(transformer: nn.Module, name: str, device: torch.device, dtype: torch.dtype) -> None:
-    ensure_fits(sum(parameter.numel() for parameter in transformer.parameters()), dtype, device, name)
+def _ensure_model_fits(config: ModelConfig, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """By arithmetic: a crafted configuration would take the memory of its own skeleton."""
+    ensure_fits(num_parameters(config), dtype, device, name)
 
 
 def _materialise(transformer: Transformer, device: torch.device, dtype: torch.dtype) -> None:
@@ -258,8 +266,8 @@ def _random_model(name: str, device: torch.device, dtype: torch.dtype, seed: int
             f"family (see labcore.catalog.architectures(runnable_only=True))."
         )
     config, name = entry.config, SHAPE + entry.name
+    _ensure_model_fits(config, name, device, dtype)
     transformer = _skeleton(config)
-    _ensure_model_fits(transformer, name, device, dtype)
     _materialise(transformer, device, dtype)
     generator = torch.Generator(device).manual_seed(seed)
     for parameter_name, parameter in weights.parameters_of(transformer).items():

@@ -7,7 +7,6 @@ because the codes of a fused matrix have no other. fp8 codes are stored as their
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from labcore import atomic
 from labcore.config import ModelConfig
 from labcore.errors import CheckpointError, ConfigError
 from labcore.model import weights
@@ -58,12 +58,11 @@ def save_quantized(model: Model, folder: Path | str) -> Path:
     }
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    save_file(_stored(model.transformer), home / f".{SINGLE}", metadata={"format": "pt"})
-    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    (home / "config.json").write_text(text, encoding="utf-8")
-    if model.tokenizer is not None:
-        model.tokenizer.save(home)
-    os.replace(home / f".{SINGLE}", home / SINGLE)
+    with atomic.replacing(home / SINGLE) as part:
+        save_file(_stored(model.transformer), part, metadata={"format": "pt"})
+        atomic.write_text(home / "config.json", json.dumps(description, indent=2, sort_keys=True) + "\n")
+        if model.tokenizer is not None:
+            model.tokenizer.save(home)
     return home
 
 

@@ -221,7 +221,7 @@ def _serve(
     """Join the group, then run what comes through the pipe until its other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts children too; the parent decides
     if parent is not None:
-        _die_with(parent)
+        die_with(parent)
     torch.set_num_threads(threads)
     inbox = _Inbox(pipe)
     try:
@@ -283,7 +283,7 @@ def _raise(rank: int, message: str) -> None:
     raise ParallelError(message)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ask Linux to kill this process when its parent ends, and notice if that has happened already."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):

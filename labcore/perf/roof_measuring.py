@@ -6,6 +6,7 @@ disturbance only ever makes a run slower.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,7 +19,7 @@ from labcore.errors import DeviceError, OutOfMemory
 from labcore.perf import pages
 from labcore.perf.dtypes import bytes_per_element
 from labcore.perf.machine import available_memory, last_level_cache_bytes, within_budget
-from labcore.perf.timing import measure, synchronize
+from labcore.perf.timing import measure, seconds_of, synchronize
 
 GIB = 1 << 30
 COLUMNS = 4096  # of the matrices read: the width of a 7B model
@@ -116,6 +117,16 @@ def scan(device: torch.device, dtype: str) -> tuple[float, tuple[int, int, int]]
         if time.perf_counter() > deadline:
             break
     return best
+
+
+def multiplying(device: torch.device, dtype: str) -> Callable[[], float]:
+    """Measures, whenever it is called, the FLOP/s of one product of the shape that does best now.
+
+    Raises DeviceError for a format that the device does not multiply in.
+    """
+    _, shape = scan(device, dtype)
+    run = product(device, dtype, *shape)
+    return lambda: 2 * math.prod(shape) / seconds_of(run, device)
 
 
 def few_rows_shape(device: torch.device) -> tuple[int, int]:

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from labcore import atomic
 from labcore.perf import roof_measuring as measuring
 from labcore.perf.dtypes import canonical
 from labcore.perf.machine import Neighbours, cache_folder, device_name, resolve_device
@@ -199,10 +199,7 @@ def _load(path: Path) -> Roofs | None:
 def _store(path: Path, result: Roofs) -> None:
     """Write whole or not at all: another process may be reading the same file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(result.to_dict(), file, indent=2)
-        os.replace(file.name, path)
+        atomic.write_text(path, json.dumps(result.to_dict(), indent=2))
     except OSError as error:
         warnings.warn(
             f"The measured roofs could not be kept ({error}); they will be measured again.", stacklevel=3

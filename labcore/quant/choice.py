@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from labcore import atomic
 from labcore.kernels import native
 from labcore.perf.machine import cache_folder, describe
 from labcore.perf.timing import synchronize
@@ -150,10 +152,5 @@ def _read(path: Path) -> list[Timing] | None:
 
 
 def _write(path: Path, table: list[Timing]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps([asdict(row) for row in table]), encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        pass  # it is measured again next time
+    with suppress(OSError):  # it is measured again next time
+        atomic.write_text(path, json.dumps([asdict(row) for row in table]))

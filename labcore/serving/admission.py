@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from labcore.cache.block_pool import BlockPool
 from labcore.errors import CacheFull, PromptError
+from labcore.generation.prompts import window_note
 from labcore.model import Model
 from labcore.perf.costs import kv_bytes_per_token
 from labcore.perf.machine import available_memory
@@ -30,8 +31,9 @@ def ensure_possible(request: Request, model: Model, max_model_len: int, pool: Bl
         raise PromptError("The prompt is empty; give at least one token.")
     if length >= max_model_len:
         raise PromptError(
-            f"The prompt is {length} tokens and this engine holds {max_model_len} in all; shorten it to at "
-            f"most {max_model_len - 1}, so that one can be generated."
+            f"The prompt is {length} tokens and this engine holds {max_model_len} in all"
+            f"{window_note(model.config, max_model_len)}; shorten it to at most {max_model_len - 1}, so that "
+            "one can be generated."
         )
     if wrong := [token for token in request.prompt if not 0 <= token < vocab]:
         raise PromptError(f"The prompt holds token {wrong[0]}; {model.name!r} knows tokens 0 to {vocab - 1}.")

@@ -158,7 +158,8 @@ class AsyncLLMEngine:
         """The outputs of several requests in the order in which they come, until all are finished.
 
         Leaving early (a break with `aclosing`, a cancelled task) aborts what is not finished. Raises
-        EngineStopped where the engine takes none or dies, and what `LLMEngine.add` raises: then none runs.
+        EngineStopped where the engine takes none or dies, what `LLMEngine.add` raises: then none runs; and
+        the error of a request that cannot go on, which ends the others.
         """
         self.ensure_accepting()
         inbox = Inbox()
@@ -175,6 +176,8 @@ class AsyncLLMEngine:
                     raise output
                 if output.finished:
                     open_ids.discard(output.id)
+                if output.error is not None:
+                    raise output.error
                 yield output
         finally:
             for id in open_ids:

@@ -79,7 +79,7 @@ class FixedRows:
         """(R, 1) int64: what the host knows, and what the step before drew on the device."""
         known, place = self._numbers[0, : self.rows].clamp_min(0), self._numbers[2, : self.rows]
         drawn = self._chosen.index_select(0, place.clamp_min(0))
-        return torch.where(place < 0, known, drawn)[:, None]
+        return torch.where(place < 0, known, drawn.clamp_min(0))[:, None]  # NO_TOKEN has no embedding
 
     def begin(self, n: int) -> Tensor:
         """Positions (R, 1); lengths are derived from them once a step."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
+from labcore.errors import LabError
 from labcore.generation.answer import Answer
 from labcore.generation.speculation import Drafter
 from labcore.model import Model
@@ -169,7 +171,10 @@ class EngineCore:
         for token in drawn.tokens:
             sequence.tokens[end : end + 1] = [token]  # in the place that was kept for it, or behind the known
             end += 1
-            shown += sequence.answer.push(token, seconds, last=end >= sequence.limit)
+            try:
+                shown += sequence.answer.push(token, seconds, last=end >= sequence.limit)
+            except LabError as error:  # this request's alone: the others go on
+                return self._fail(sequence, error)
             if sequence.answer.ended:
                 del sequence.tokens[end:]
                 break
@@ -189,6 +194,12 @@ class EngineCore:
             self._counts["prompt"] += first
         kept = Drawn(drawn.tokens[:taken], drawn.logprobs[:taken])
         return _output(sequence, kept, shown, end - sequence.prompt_length, self._end(sequence))
+
+    def _fail(self, sequence: Sequence, error: LabError) -> RequestOutput:
+        """End a request that cannot go on, with the reason."""
+        output = self.abort(sequence.id)
+        assert output is not None
+        return replace(output, error=error)
 
     def _end(self, sequence: Sequence) -> FinishReason | None:
         """Why it is over, with its place given up (or kept, in a fixed batch); None: it is not."""

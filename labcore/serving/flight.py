@@ -69,8 +69,11 @@ class Newest:
         ]
 
     def fill(self, tokens: Tensor, rows: Rows[Row], ends: Rows[int]) -> None:
-        """Replace PENDING in the packed tokens (N,) of a step; ends: where each row's part of them ends."""
+        """Replace PENDING in the packed tokens (N,) of a step; ends: where each row's part of them ends.
+
+        A row that drew NO_TOKEN, which the host does not know yet, computes with token 0 in vain.
+        """
         found = [(end - 1, place) for end, place in zip(ends, self.places(rows), strict=True) if place >= 0]
         if found:
             into, of = torch.tensor(found, device=tokens.device).unbind(1)
-            tokens.index_copy_(0, into, self.chosen.index_select(0, of))
+            tokens.index_copy_(0, into, self.chosen.index_select(0, of).clamp_min(0))

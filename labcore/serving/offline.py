@@ -28,7 +28,9 @@ class Answered:
         self.num_cached_tokens = 0
 
     def add(self, output: RequestOutput) -> None:
-        """What one step gave it."""
+        """What one step gave it. Raises the error of a request that could not go on."""
+        if output.error is not None:
+            raise output.error
         self.text += output.text
         self.tokens += output.tokens
         self.num_cached_tokens = output.num_cached_tokens

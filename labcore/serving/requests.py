@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from labcore.errors import SamplingError
+from labcore.errors import LabError, SamplingError
 from labcore.generation.sampling import SamplingParams
 from labcore.generation.stopping import Stopping
 
@@ -50,7 +50,8 @@ class RequestOutput:
 
     tokens: new ones, several where a speculation was accepted, none where a request was aborted. text: what
     they made visible, the rest of the answer once it is finished. num_output_tokens: so far.
-    num_cached_tokens: of the prompt, found in the prefix cache.
+    num_cached_tokens: of the prompt, found in the prefix cache. error: why the engine aborted it, where it
+    could not go on (its logits are no numbers, say).
     """
 
     id: str
@@ -61,6 +62,7 @@ class RequestOutput:
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
+    error: LabError | None = None
 
     @property
     def finished(self) -> bool:

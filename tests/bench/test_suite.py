@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from labcore.bench import llama_cpp, llama_server, suite, suite_compare
+from labcore.bench import llama_cpp, llama_server, record, suite, suite_compare
 from labcore.bench.cache import bench_cache
 from labcore.bench.cli import app
 from labcore.bench.generate import bench_generate
@@ -26,6 +26,7 @@ from labcore.bench.serving import bench_serving
 from labcore.bench.speculate import bench_speculate
 from labcore.bench.suite_plot import CEILING, suite_figure, write_page
 from labcore.bench.suite_rows import Row, rows_of, with_ratios
+from labcore.cli import app as labcore_app
 from labcore.errors import LabError, OutOfMemory
 from labcore.perf.machine import resolve_device
 from tests.bench.made_up import SMALL, folder_of, without_measuring
@@ -194,7 +195,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def pretend(name: str) -> Callable[..., Any]:
         def run(settings: suite.Settings, peers: list[str], progress: Callable[[str], None]) -> Any:
             progress(f"with {', '.join(peers) or 'nobody'}")
-            if isinstance(answers[name], Exception):
+            if isinstance(answers[name], BaseException):
                 raise answers[name]
             return {"m": answers[name]}
 
@@ -212,7 +213,9 @@ def test_a_section_that_fails_loses_nothing_of_the_others(pretended: dict[str, A
     assert list(found.sections) == ["decode", "prefill", "serving", "speculate", "kernels", "predict"]
     assert list(dict.fromkeys(row.section for row in found.rows)) == list(found.sections)
     assert list(found.seconds) == list(RESULTS)
-    assert said[:3] == ["decode: with transformers", "prefill: with transformers", "cache: with nobody"]
+    told = [text for text in said if "with" in text]
+    assert told[:3] == ["decode: with transformers", "prefill: with transformers", "cache: with nobody"]
+    assert said[1] == "decode: ended after 0 s, 1 of 8 sections"
 
 
 def test_a_bug_is_not_kept_for_later(pretended: dict[str, Any]) -> None:
@@ -415,6 +418,92 @@ def test_a_failure_is_shown_and_ends_with_code_1(pretended: dict[str, Any], tmp_
     data = json.loads(out.read_text())
     assert data["result"]["failed"] == {"decode": "no room [at all]."}
     assert data["result"]["sections"]["quant"] == {"m": RESULTS["quant"]}
+
+
+ALL = ["all", "--against", "none", "--device", "cpu"]
+
+
+def test_where_stdout_is_a_file_every_step_is_a_line_with_its_time(pretended: dict[str, Any]) -> None:
+    done = CliRunner().invoke(app, [*ALL, "--only", "decode"])
+    lines = [line.split("s  ", 1) for line in done.output.splitlines()[:3]]
+    assert [text for _, text in lines] == [
+        "starting", "decode: with nobody", "decode: ended after 0 s, 1 of 1 sections",
+    ]  # fmt: skip
+    assert all(float(seconds) >= 0 for seconds, _ in lines)
+
+
+@pytest.mark.parametrize("where", ["out", "no out"])
+def test_ctrl_c_loses_no_section_that_has_ended(
+    where: str, pretended: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended["quant"] = KeyboardInterrupt()
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "all.json"
+    done = CliRunner().invoke(labcore_app, ["bench", *ALL, *(["--out", str(out)] if where == "out" else [])])
+    assert done.exit_code == 130
+    assert "Measured so far: decode, prefill, cache; " in done.output
+    if where == "no out":
+        (out,) = (tmp_path / "cache" / "results").iterdir()
+    assert str(out) in done.output
+    assert ("--resume goes on with it" in done.output) is (where == "out")
+    result = suite_compare.read(out)["result"]
+    assert (list(result["sections"]), result["complete"]) == (["decode", "prefill", "cache"], False)
+
+
+def test_resume_measures_what_the_file_lacks(pretended: dict[str, Any], tmp_path: Path) -> None:
+    pretended |= {"cache": LabError("no room."), "quant": KeyboardInterrupt()}
+    out = tmp_path / "all.json"
+    CliRunner().invoke(labcore_app, ["bench", *ALL, "--out", str(out)])
+    before = suite_compare.read(out)
+    pretended |= RESULTS | {"decode": AssertionError("it was measured again")}
+    done = CliRunner().invoke(app, [*ALL, "--out", str(out), "--resume"])
+    assert done.exit_code == 0, done.output
+    assert "decode: measured before" in done.output
+    after = suite_compare.read(out)
+    assert set(after["result"]["sections"]) == set(RESULTS)
+    assert (after["result"]["failed"], after["result"]["complete"]) == ({}, True)
+    rows = suite_compare.rows_in(after)
+    assert rows[: len(before["result"]["rows"])] == suite_compare.rows_in(before)
+    assert len({row.key for row in rows}) == len(rows)
+
+
+def test_what_cannot_be_resumed_is_said_before_anything_runs(
+    pretended: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "all.json"
+    words = [*ALL, "--only", "decode", "--out", str(out)]
+    assert "--out" in str(CliRunner().invoke(app, [*ALL, "--resume"]).exception)
+    first = CliRunner().invoke(app, [*words, "--resume"])
+    assert f"There is no {out} yet: all sections are measured." in first.output
+    pretended["prefill"] = AssertionError("something was measured")
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    sentence = str(CliRunner().invoke(app, [*ALL, "--quick", "--out", str(out), "--resume"]).exception)
+    assert f"threads: {threads} then, {threads + 1} now; quick: False then, True now" in sentence
+    assert "Leave --resume out" in sentence
+    out.write_text(json.dumps(record_of(rate("a", 1.0))))
+    sentence = str(CliRunner().invoke(app, [*words, "--resume"]).exception)
+    assert "does not state its settings" in sentence
+
+
+def test_a_disk_that_refuses_a_section_ends_nothing(
+    pretended: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, write = tmp_path / "all.json", record.write
+
+    def full(path: Path, data: dict[str, Any]) -> None:
+        if path == out:
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setenv("LABCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(record, "write", full)
+    done = CliRunner().invoke(app, [*ALL, "--out", str(out)])
+    (place,) = (tmp_path / "cache" / "results").iterdir()
+    assert str(done.exception) == (
+        f"{out} could not be written (No space left on device); the result was written to {place}."
+    )
+    assert list(suite_compare.read(place)["result"]["sections"]) == list(RESULTS)
 
 
 def test_what_cannot_be_compared_or_drawn_is_said_before_anything_runs(

@@ -16,6 +16,7 @@ import psutil
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "jupyterhub" / "jupyterhub_config.py"
 START_S, STOP_S, GRACE_S = 180, 120, 10
+CODE = "swordfish"  # of the class
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Hub:
             "LABCORE_CLASS_BIND": f"http://127.0.0.1:{public}",
             "LABCORE_CLASS_AT_ONCE": str(self.at_once),
             "LABCORE_CLASS_PYTHON": self.python,
+            "LABCORE_CLASS_CODE": CODE,
             "LD_LIBRARY_PATH": str(libraries(self.python)),
         }
         with (self.root / "hub.log").open("wb") as log:

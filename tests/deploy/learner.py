@@ -27,10 +27,10 @@ class Learner:
     def __post_init__(self) -> None:
         self.web = httpx.Client(base_url=self.hub, follow_redirects=True, timeout=PATIENCE_S, trust_env=False)
 
-    def log_in(self, password: str) -> int:
-        """By the login form, as a person; 200, or 403 with a wrong password."""
-        self.web.get("/hub/login")
-        form = {"username": self.name, "password": password, "_xsrf": self._xsrf()}
+    def log_in(self, password: str, code: str = "") -> int:
+        """By the login form, as a person; 302, or 403 with a wrong password or, at the first login, code."""
+        assert 'name="class_code"' in self.web.get("/hub/login").text
+        form = {"username": self.name, "password": password, "class_code": code, "_xsrf": self._xsrf()}
         return self.web.post("/hub/login", data=form, follow_redirects=False).status_code
 
     def get_token(self) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.deploy.hub import Hub, free_ports, libraries
+from tests.deploy.hub import CODE, Hub, free_ports, libraries
 from tests.deploy.learner import Learner
 
 NAMES = [f"learner-{n}" for n in range(1, 11)]
@@ -91,7 +92,7 @@ def hub(root: Path, python: str) -> Iterator[Hub]:
 
 def _arrive(hub: Hub, name: str) -> Learner:
     learner = Learner(hub.address, name)
-    assert learner.log_in(f"the password of {name}") == 302
+    assert learner.log_in(f"the password of {name}", CODE) == 302
     learner.get_token()
     return learner
 
@@ -143,7 +144,11 @@ def test_ten_learners_take_a_lesson_and_nothing_is_left(hub: Hub) -> None:
 def check_that_nobody_sees_another(hub: Hub) -> None:
     """Over the network and on the disk; what is one's own comes through a restart."""
     ada, ben = _arrive(hub, NAMES[0]), _arrive(hub, NAMES[1])
-    assert Learner(hub.address, ada.name).log_in("a guess at the password") != 302
+    assert Learner(hub.address, ada.name).log_in("a guess at the password", CODE) == 403
+    assert Learner(hub.address, "stranger").log_in("a password") == 403
+    expired = httpx.post(f"{hub.address}/hub/login", data={"username": "stranger"}, trust_env=False)
+    assert expired.status_code == 403
+    assert f"the class code {CODE} (at the first login only)" in (hub.root / "hub.log").read_text()
     for learner in (ada, ben):
         learner.take_a_place()
     page = {"type": "file", "format": "text", "content": f"private to {ben.name}"}

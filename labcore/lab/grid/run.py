@@ -16,6 +16,7 @@ from labcore.errors import LessonError
 from labcore.lab.grid.cluster import Say, over_cluster
 from labcore.lab.grid.jobs import Job, Outcome, perform
 from labcore.lab.results import write_whole
+from labcore.working import lines
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def run_grid(todo: Sequence[Job], grid: Grid, console: Console) -> list[Outcome]
         console.print(f"{len(done)} of {len(todo)} are done already and are not run again.")
     rest = [job for job in todo if job.name not in done]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    tell = lines(console)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("lessons", total=len(rest))
 
         def say(text: str) -> None:
@@ -51,6 +53,7 @@ def run_grid(todo: Sequence[Job], grid: Grid, console: Console) -> list[Outcome]
             _keep(outcome, grid.out)
             _list([done[job.name] for job in todo if job.name in done], grid.out)
             progress.advance(task)
+            tell(f"{outcome.job}: ended after {outcome.seconds:.0f} s")
             if not outcome.ok:
                 say(f"{outcome.job} failed: {outcome.error}")
     return [done[job.name] for job in todo]

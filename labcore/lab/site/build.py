@@ -15,6 +15,7 @@ import plotly
 from rich.console import Console
 
 import labcore
+from labcore import atomic
 from labcore.errors import LessonError
 from labcore.lab import runner
 from labcore.lab.course import outline
@@ -54,8 +55,7 @@ def build(out: Path, runs: Path, lessons: Sequence[runner.Lesson] | None = None)
             f"{runs} has no executed {', '.join(missing)}; run `labcore lessons run --all --out {runs}`, "
             "or leave --from away."
         )
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = atomic.beside(out)
     try:
         figures = _write_all(part, runs, chosen)
         _swap(part, out)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import os
+import stat
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +22,9 @@ from labcore.lab.wall.membership import secret_hash
 
 MOST = 500  # entries of one class
 MOST_BYTES = 2**18  # of one entry: twice what one can have in it
+MOST_OF_OWNER = 100  # files of one user of the machine, who may be a whole class behind a network disk
+_FLAGS = ("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")  # not every system has all
+_PLAIN = sum(getattr(os, flag, 0) for flag in _FLAGS)
 _JUNK = (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -95,8 +102,8 @@ class Folder:
 
     def _files(self) -> list[Path]:
         try:
-            with os.scandir(self.path) as found:
-                return sorted(Path(one.path) for one in found if one.name.endswith(".json"))
+            with os.scandir(self.path) as listing:
+                return _bounded([one for one in listing if one.name.endswith(".json")])
         except OSError as error:
             raise LessonError(
                 f"There is no class folder {self.path} that can be read ({error.strerror}); check its name "
@@ -121,9 +128,21 @@ class Folder:
         return since
 
 
+def _bounded(files: list[os.DirEntry[str]]) -> list[Path]:
+    """Files in order; of each other user of the machine the oldest MOST_OF_OWNER: nobody fills a wall."""
+    by_owner: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    for file in files:
+        with suppress(FileNotFoundError):  # taken back just now
+            status = file.stat(follow_symlinks=False)
+            by_owner[status.st_uid].append((status.st_ctime_ns, file.path))
+    own = os.geteuid() if hasattr(os, "geteuid") else 0
+    shown = (sorted(some)[: None if owner == own else MOST_OF_OWNER] for owner, some in by_owner.items())
+    return sorted(Path(path) for some in shown for _, path in some)
+
+
 def _stamp(path: Path) -> tuple[int, int, int]:
     """Changes whenever a file is written again. Raises OSError."""
-    status = path.stat()
+    status = path.lstat()
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
@@ -135,10 +154,17 @@ def _entry_of(path: Path, stamp: tuple[int, int, int]) -> tuple[str, Entry]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Raises one of _JUNK for what is no file of an entry."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    with path.open("rb") as file:
+    """Raises one of _JUNK for what is no file of an entry: also for a link, which leads whoever shows the
+    wall to files that its owner may not read, and for a pipe, which is not waited for."""
+    try:
+        descriptor = os.open(path, _PLAIN)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("it is a link") from None
+        raise
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no file")
         text = file.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:
         raise ValueError(f"it is longer than {MOST_BYTES:,} bytes")

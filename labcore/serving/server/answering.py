@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from labcore.errors import LabError
+from labcore.errors import CacheFull, LabError, PromptError
 from labcore.serving.async_engine import AsyncLLMEngine
 from labcore.serving.requests import Request, RequestOutput
-from labcore.serving.server.errors import ApiError, as_api_error, error_body
+from labcore.serving.server.errors import ApiError, as_api_error, error_body, no_panic, stopping_error
 from labcore.serving.server.forms import Choice, Form, usage_of
 from labcore.serving.server.limits import Gate
 from labcore.serving.server.logprobs import Speller
@@ -29,11 +29,12 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Answering(Response):
-    """Runs requests and sends what comes of them, whole or as server-sent events.
+    """Prepares requests, runs them and sends what comes of them, whole or as server-sent events.
 
     Nothing is sent before the first token, so that whatever goes wrong until then has a status of its own;
     what goes wrong later ends a stream with an event that holds the error. If the client leaves, the requests
-    are aborted. per_prompt: how many of the requests share a prompt.
+    are aborted. places: how many requests `prepare` will give; they are taken before. param: the client's
+    name for the prompts. per_prompt: how many of the requests share a prompt.
     """
 
     def __init__(
@@ -41,21 +42,27 @@ class Answering(Response):
         engine: AsyncLLMEngine,
         gate: Gate,
         timeout_s: float,
-        requests: Sequence[Request],
+        prepare: Callable[[], Awaitable[Sequence[Request]]],
         form: Form,
         *,
+        places: int,
+        param: str,
         stream: bool,
         per_prompt: int,
         tokenizer: Tokenizer | None,
     ) -> None:
         super().__init__()
         self._engine, self._gate, self._timeout_s = engine, gate, timeout_s
-        self._requests, self._form, self._streams, self._per_prompt = requests, form, stream, per_prompt
-        self._choices = {one.id: Choice(i, Speller(tokenizer, one.prompt)) for i, one in enumerate(requests)}
+        self._prepare, self._form, self._places, self._param = prepare, form, places, param
+        self._streams, self._per_prompt, self._tokenizer = stream, per_prompt, tokenizer
+        self._choices: dict[str, Choice] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = self._stream(send) if self._streams else self._whole(scope, receive, send)
-        await while_connected(receive, work)
+        await while_connected(receive, self._answer(scope, receive, send))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with no_panic():  # which would end the task it is raised in, and with it the server
+            await (self._stream(send) if self._streams else self._whole(scope, receive, send))
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._outputs() as outputs:
@@ -88,11 +95,17 @@ class Answering(Response):
     @asynccontextmanager
     async def _outputs(self) -> AsyncIterator[AsyncGenerator[RequestOutput, None]]:
         """The outputs of all requests. Raises ApiError where places or time are too few for them."""
-        with self._gate.hold(len(self._requests)):
+        self._engine.ensure_accepting()
+        with self._gate.hold(self._places, "n" if self._per_prompt > 1 else self._param):
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    async with aclosing(self._engine.generate_all(self._requests)) as outputs:
+                    requests = await self._prepare()
+                    for index, request in enumerate(requests):
+                        self._choices[request.id] = Choice(index, Speller(self._tokenizer, request.prompt))
+                    async with aclosing(self._engine.generate_all(requests)) as outputs:
                         yield outputs
+            except (PromptError, CacheFull) as error:
+                raise ApiError(400, str(error), param=self._param) from None
             except TimeoutError:
                 made = sum(len(choice.tokens) for choice in self._choices.values())
                 raise ApiError(
@@ -105,8 +118,7 @@ class Answering(Response):
     def _take(self, output: RequestOutput) -> Choice:
         choice = self._choices[output.id]
         if output.finish_reason == "abort":
-            raise ApiError(
-                503,
+            raise stopping_error(
                 f"This request was ended after {output.num_output_tokens} tokens, as the server is being "
                 "shut down; ask again later.",
                 code="aborted",

@@ -8,67 +8,64 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from labcore.generation.sampling import SamplingParams
 from labcore.generation.stopping import Stopping
-from labcore.serving.requests import MAX_LOGPROBS
+from labcore.serving.server.invalid import refusal
+from labcore.serving.server.settings import (
+    MOST_MESSAGES,
+    Body,
+    Choices,
+    Content,
+    Count,
+    Integer,
+    Logprobs,
+    MinP,
+    OffPenalty,
+    Penalty,
+    Prompt,
+    Stop,
+    Temperature,
+    TokenIds,
+    TopK,
+    TopP,
+)
 
 SEEDS = 2**63
 COLD = 1e-5
-MOST_CHOICES = 128
-
-# the first wrong one of many is enough to refuse them
-TokenIds: TypeAlias = Annotated[list[StrictInt], Field(fail_fast=True)]
-Texts: TypeAlias = Annotated[list[str], Field(fail_fast=True)]
-ManyTokenIds: TypeAlias = Annotated[list[TokenIds], Field(fail_fast=True)]
-StopText: TypeAlias = Annotated[str, Field(max_length=256)]
-Logprobs: TypeAlias = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
-
-
-class Body(BaseModel):
-    """Refuses unknown settings, unless they are null."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: value for name, value in data.items() if value is not None or name in cls.model_fields}
 
 
 class StreamOptions(Body):
     """include_usage: one more chunk at the end, with the number of tokens."""
 
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_usage: StrictBool | None = None
+    include_obfuscation: StrictBool | None = None
 
 
 class GenerationBody(Body):
     """What both endpoints share."""
 
     model: str
-    max_tokens: int | None = Field(None, ge=1)
-    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
-    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
-    seed: int | None = None
-    stream: bool | None = None
+    max_tokens: Count | None = None
+    n: Choices | None = None
+    stop: Stop | None = None
+    seed: Integer | None = None
+    stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    temperature: float | None = Field(None, ge=0)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, description="-1 and 0: all tokens.")
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0)
-    presence_penalty: float | None = Field(None, json_schema_extra={"enum": [0, None]})
-    frequency_penalty: float | None = Field(None, json_schema_extra={"enum": [0, None]})
-    logit_bias: dict[str, float] | None = Field(None, json_schema_extra={"maxProperties": 0})
-    ignore_eos: bool | None = None
-    priority: int | None = Field(None, description="Lower is served sooner.")
-    return_token_ids: bool | None = Field(None, description="Give the tokens beside the text.")
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = Field(None, description="-1 and 0: all tokens.")
+    min_p: MinP | None = None
+    repetition_penalty: Penalty | None = None
+    presence_penalty: OffPenalty | None = None
+    frequency_penalty: OffPenalty | None = None
+    logit_bias: dict[str, Any] | None = Field(None, json_schema_extra={"maxProperties": 0})
+    ignore_eos: StrictBool | None = None
+    priority: Integer | None = Field(None, description="Lower is served sooner.")
+    return_token_ids: StrictBool | None = Field(None, description="Give the tokens beside the text.")
     user: Any = None
     metadata: Any = None
     store: Any = None
@@ -80,11 +77,14 @@ class GenerationBody(Body):
     def _refuse_what_is_not_done(self) -> GenerationBody:
         for name in ("presence_penalty", "frequency_penalty"):
             if value := getattr(self, name):
-                raise ValueError(f"{name} is {value:g}; leave it out, or give repetition_penalty instead.")
+                raise refusal(f"is {value:g}; leave it out, or give repetition_penalty instead.", name)
         if self.logit_bias:
-            raise ValueError(f"logit_bias names {len(self.logit_bias)} tokens; leave it out.")
+            raise refusal(f"names {len(self.logit_bias)} tokens; leave it out.", "logit_bias")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is given and stream is not true; leave it out, or stream.")
+            raise refusal("is given and stream is not true; leave it out, or stream.", "stream_options")
+        if isinstance(self.stop, list) and "" in self.stop:
+            raise refusal("is empty and would end every answer at once; leave it out.",
+                          "stop", self.stop.index(""))  # fmt: skip
         return self
 
     @property
@@ -124,20 +124,20 @@ class GenerationBody(Body):
 class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
-    prompt: str | TokenIds | Texts | ManyTokenIds = Field(json_schema_extra={"minLength": 1, "minItems": 1})
+    prompt: Prompt
     logprobs: Logprobs | None = None
-    best_of: int | None = Field(None, description="As n only.")
-    echo: bool | None = Field(None, json_schema_extra={"enum": [False, None]})
+    best_of: Integer | None = Field(None, description="As n only.")
+    echo: StrictBool | None = Field(None, json_schema_extra={"enum": [False, None]})
     suffix: str | None = Field(None, json_schema_extra={"enum": ["", None]})
 
     @model_validator(mode="after")
     def _refuse_old_settings(self) -> CompletionBody:
         if self.best_of is not None and self.best_of != self.choices:
-            raise ValueError(f"best_of is {self.best_of} and n {self.choices}; leave best_of out.")
+            raise refusal(f"is {self.best_of} and n {self.choices}; leave it out.", "best_of")
         if self.echo:
-            raise ValueError("echo is true; leave it out and put the prompt before the answer yourself.")
+            raise refusal("is true; leave it out and put the prompt before the answer yourself.", "echo")
         if self.suffix:
-            raise ValueError(f"suffix has {len(self.suffix)} characters; leave it out.")
+            raise refusal(f"has {len(self.suffix)} characters; leave it out.", "suffix")
         return self
 
     def prompts(self) -> Sequence[str | TokenIds]:
@@ -149,25 +149,17 @@ class CompletionBody(GenerationBody):
         return self.prompt  # type: ignore[return-value]
 
 
-class TextPart(Body):
-    """A piece of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
 class Message(Body):
     """Who says what."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: Content | None = None  # its parts, joined
     name: Any = None
 
     @property
     def text(self) -> str:
-        """Its parts, joined."""
-        parts = self.content or ""
-        return parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        """What it says, perhaps nothing."""
+        return self.content or ""
 
 
 class ResponseFormat(Body):
@@ -179,22 +171,27 @@ class ResponseFormat(Body):
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: bool | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
+    max_completion_tokens: Count | None = None
+    logprobs: StrictBool | None = None
     top_logprobs: Logprobs | None = None
     response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
     def _refuse_lonely_top(self) -> ChatBody:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError(f"top_logprobs is {self.top_logprobs} without logprobs; add logprobs: true.")
+        if self.top_logprobs and not self.logprobs:
+            raise refusal(f"is {self.top_logprobs} without logprobs; add logprobs: true.", "top_logprobs")
         return self
 
     @property
     def limit(self) -> int | None:
         """Tokens that an answer may have, by either name."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def limit_param(self) -> str:
+        """Which name that is."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def wanted_logprobs(self) -> int | None:

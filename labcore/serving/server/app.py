@@ -14,7 +14,7 @@ from starlette.responses import Response
 from labcore import __version__
 from labcore.serving.engine import LLMEngine
 from labcore.serving.hosts import HostCheck, ensure_names
-from labcore.serving.server import chat, completions, errors
+from labcore.serving.server import chat, completions, errors, invalid
 from labcore.serving.server.answer_types import Health, ModelCard, ModelList
 from labcore.serving.server.browsers import JsonOnly, refusal
 from labcore.serving.server.keys import ApiKey, ensure_key
@@ -49,11 +49,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.engine.start()
+        service.start()
         try:
             yield
         finally:
-            service.engine.close()
+            service.close()
 
     # no pages of documentation: theirs come from other hosts; a redirect would repeat the request's host
     app = FastAPI(
@@ -62,6 +62,7 @@ def create_app(
     )  # fmt: skip
     app.state.service = service
     errors.install(app)
+    invalid.install(app)
     _guard(app, limits, api_key, allowed_hosts)
     guard = [] if api_key is None else [Security(HTTPBearer(auto_error=False))]  # for the schema alone
     for routes in (_models(service), completions.router(service), chat.router(service)):
@@ -86,11 +87,13 @@ def _models(service: Service) -> APIRouter:
     routes = APIRouter()
     card = ModelCard(id=service.name, created=service.created, max_model_len=service.max_model_len)
 
+    @routes.head("/v1/models", include_in_schema=False)
     @routes.get("/v1/models")
     async def list_models() -> ModelList:
         """The one model."""
         return ModelList(data=[card])
 
+    @routes.head("/v1/models/{name:path}", include_in_schema=False)
     @routes.get("/v1/models/{name:path}")
     async def get_model(name: str) -> ModelCard:
         """The model, if it has this name."""
@@ -104,12 +107,14 @@ def _standing(service: Service) -> APIRouter:
     """How it stands."""
     routes = APIRouter()
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> Health:
         """Whether requests are taken."""
         service.engine.ensure_accepting()
         return Health()
 
+    @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """For Prometheus."""

@@ -13,7 +13,7 @@ from labcore.serving.server.answer_types import ChatAnswer, ChatChoice, ChatMess
 from labcore.serving.server.api_types import ChatBody
 from labcore.serving.server.forms import Choice, Form, reason_of
 from labcore.serving.server.prompts import Lengths
-from labcore.serving.server.service import STREAMED, Service, new_id
+from labcore.serving.server.service import STREAMED, Asked, Service, new_id
 
 
 class ChatForm(Form):
@@ -55,7 +55,7 @@ def _part(delta: dict[str, str]) -> dict[str, Any]:
 
 def router(service: Service) -> APIRouter:
     """The endpoint of one service."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=service.turns.route_class())
 
     @routes.post("/v1/chat/completions", response_model=ChatAnswer, responses=STREAMED)
     async def create_chat_completion(body: ChatBody) -> Response:
@@ -63,9 +63,9 @@ def router(service: Service) -> APIRouter:
         service.ensure_model(body.model)
         id = new_id("chatcmpl")
         prompt = service.chat_template(body.messages)
-        lengths = Lengths(body.limit)
-        requests = await service.requests(id, body, [prompt], "messages", lengths, body.wanted_logprobs)
+        lengths = Lengths(body.limit, param=body.limit_param)
+        asked = Asked(body, [prompt], "messages", lengths, body.wanted_logprobs)
         form = ChatForm(**service.about(id, body), logprobs=bool(body.logprobs))
-        return service.answering(requests, form, body)
+        return service.answering(asked, form)
 
     return routes

@@ -13,7 +13,7 @@ from labcore.serving.server.answer_types import CompletionAnswer, CompletionChoi
 from labcore.serving.server.api_types import CompletionBody
 from labcore.serving.server.forms import Choice, Form, reason_of
 from labcore.serving.server.prompts import USUAL_TOKENS, Lengths
-from labcore.serving.server.service import STREAMED, Service, new_id
+from labcore.serving.server.service import STREAMED, Asked, Service, new_id
 
 
 class CompletionForm(Form):
@@ -46,7 +46,7 @@ class CompletionForm(Form):
 
 def router(service: Service) -> APIRouter:
     """The endpoint of one service."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=service.turns.route_class())
 
     @routes.post("/v1/completions", response_model=CompletionAnswer, responses=STREAMED)
     async def create_completion(body: CompletionBody) -> Response:
@@ -54,8 +54,8 @@ def router(service: Service) -> APIRouter:
         service.ensure_model(body.model)
         id = new_id("cmpl")
         lengths = Lengths(body.max_tokens, USUAL_TOKENS)
-        requests = await service.requests(id, body, body.prompts(), "prompt", lengths, body.logprobs)
+        asked = Asked(body, body.prompts(), "prompt", lengths, body.logprobs)
         form = CompletionForm(**service.about(id, body), logprobs=body.logprobs is not None)
-        return service.answering(requests, form, body)
+        return service.answering(asked, form)
 
     return routes

@@ -116,7 +116,7 @@ class Connection(HttpToolsProtocol):
         self._resting = False  # between a whole answer and the first byte of the next request
         self._partial = False  # some of a request is there, and not all
         self._in_head = False
-        self._head_bytes = self._pieces = self._body_bytes = self._framing_bytes = 0
+        self._requests = self._head_bytes = self._pieces = self._body_bytes = self._framing_bytes = 0
 
     # what the transport says
 
@@ -136,7 +136,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._resting:
             self._await_request()
-        was_in_head, body_before = self._in_head, self._body_bytes
+        was_in_head, body_before, request = self._in_head, self._body_bytes, self._requests
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -147,7 +147,7 @@ class Connection(HttpToolsProtocol):
         else:
             if self._in_head:
                 self._head_bytes += len(data) if was_in_head else 0
-            elif self._partial and not was_in_head:
+            elif self._partial and not was_in_head and self._requests == request:  # all of it is one body's
                 self._framing_bytes += len(data) - (self._body_bytes - body_before)
             self._ensure_short()
 
@@ -165,6 +165,7 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             raise self._blame(400, f"More than {PIPELINED} requests wait; read the answers first.")
         self._partial = self._in_head = True
+        self._requests += 1
         self._head_bytes = self._pieces = self._body_bytes = self._framing_bytes = 0
         super().on_message_begin()
 

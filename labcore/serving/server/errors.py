@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from labcore.errors import LabError
+from labcore.errors import LabError, NotFinite
 from labcore.serving.async_engine import EngineStopped
 
 SHOWN = 60  # characters of what was sent that a message repeats
-_FORMS = {
-    "prompt": "a text, a list of texts, a list of token ids or a list of such lists",
-    "stop": "a text or a list of at most 16, each of at most 256 characters",
-}
+BACK_AFTER_S = 5  # until a server that stops may have a successor
 
 
 class ErrorDetail(BaseModel):
@@ -65,8 +63,20 @@ def as_api_error(error: LabError) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineStopped):
-        return ApiError(503, str(error), code="engine_stopped")
+        return stopping_error(str(error), code="engine_stopped")
+    if isinstance(error, NotFinite):
+        return ApiError(500, str(error), code="not_finite")
     return ApiError(400, str(error))
+
+
+def stopping_error(message: str, code: str) -> ApiError:
+    """503, and when another server may be there."""
+    return ApiError(503, message, code=code, headers={"Retry-After": str(BACK_AFTER_S)})
+
+
+def shortened(text: str) -> str:
+    """As much of what was sent as a message repeats."""
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def error_body(error: ApiError) -> bytes:
@@ -79,10 +89,36 @@ def error_response(error: ApiError) -> Response:
     return Response(error_body(error), error.status, error.headers, media_type="application/json")
 
 
+class Panic(Exception):
+    """Stands for what no handler of errors would catch; its cause tells what it was."""
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """What is no `Exception` (a library's panic, a sys.exit) becomes one, and fails its request alone."""
+    try:
+        yield
+    except (Exception, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise Panic(str(error)) from error
+
+
+class NoPanic:
+    """`no_panic` around an app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with no_panic():
+            await self._app(scope, receive, send)
+
+
 def install(app: FastAPI) -> None:
-    """Have everything that goes wrong in an app answered in this form."""
+    """Have everything that goes wrong in an app answered in this form, but for bodies; see `invalid`."""
+    app.add_middleware(NoPanic)
     app.add_exception_handler(LabError, _on_lab_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
 
@@ -92,55 +128,17 @@ async def _on_lab_error(_: Request, error: Exception) -> Response:
     return error_response(as_api_error(error))
 
 
-async def _on_invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return error_response(_invalid(error.errors()))
-
-
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path, method = shortened(request.url.path), shortened(request.method)
     message = {
-        404: f"There is no {request.url.path!r} here; ask for /v1/models, /v1/completions or "
-        "/v1/chat/completions.",
-        405: f"{request.url.path!r} does not take {request.method!r}; models are fetched with GET, answers "
-        "asked for with POST.",
+        404: f"There is no {path!r} here; ask for /v1/models, /v1/completions or /v1/chat/completions.",
+        405: f"{path!r} does not take {method!r}; models are fetched with GET, answers asked for with POST.",
     }.get(error.status_code, f"The request could not be read ({error.detail}); send JSON.")
     return error_response(ApiError(error.status_code, message, headers=error.headers))
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:
-    message = f"The server failed ({type(error).__name__}); its log has the traceback."
+    cause = error.__cause__ if isinstance(error, Panic) else error
+    message = f"The server failed ({type(cause).__name__}); its log has the traceback."
     return error_response(ApiError(500, message))
-
-
-def _invalid(problems: Sequence[Any]) -> ApiError:
-    """The first problem of a body, as one sentence."""
-    problem = problems[0]
-    where = [part for part in problem["loc"] if part != "body"]
-    if problem["type"] == "json_invalid":
-        reason = problem.get("ctx", {}).get("error", "it ends too early")
-        place = where[0] if where else 0
-        return ApiError(400, f"The body is not JSON ({reason}, at character {place}); mend it there.")
-    if not where:
-        if problem["type"] == "value_error":
-            return ApiError(400, problem["msg"].removeprefix("Value error, "))
-        return ApiError(400, "The body must be a JSON object, sent with Content-Type: application/json.")
-    param = str(where[0])
-    if problem["type"] == "extra_forbidden":
-        return ApiError(400, f"{param!r} is no setting of this server; leave it out.", param=param)
-    if problem["type"] == "missing":
-        return ApiError(400, f"{_path(where)} is missing; give it.", param=param)
-    said = problem["msg"].removeprefix("Value error, ")
-    sent = repr(problem.get("input"))
-    shown = sent if len(sent) <= SHOWN else sent[:SHOWN] + "…"
-    if param in _FORMS:  # several types would do, and pydantic speaks of each
-        return ApiError(400, f"{param} holds {shown}; give {_FORMS[param]}.", param=param)
-    return ApiError(400, f"{_path(where)} is {shown}: {said[:1].lower()}{said[1:]}.", param=param)
-
-
-def _path(where: Sequence[Any]) -> str:
-    """Such as messages[0].content."""
-    path = ""
-    for part in where:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return ascii(path.lstrip("."))[1:-1]

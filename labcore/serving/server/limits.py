@@ -64,17 +64,16 @@ class Gate:
         self._limits = limits
         self.taken = 0
 
-    def ensure_possible(self, places: int) -> None:
-        """Raises ApiError for more than there are."""
-        if places > (most := self._limits.max_concurrency):
-            message = f"The request asks for {places} answers and {most} may run at once; ask for fewer."
-            raise ApiError(400, message, param="n")
-
     @contextmanager
-    def hold(self, places: int) -> Iterator[None]:
-        """Take places for as long as the block runs. Raises ApiError where there are too few."""
+    def hold(self, places: int, param: str) -> Iterator[None]:
+        """Take places for as long as the block runs. Raises ApiError where there are too few.
+
+        param: the client's name for what it asks too much of.
+        """
         most = self._limits.max_concurrency
-        self.ensure_possible(places)
+        if places > most:
+            message = f"The request asks for {places} answers and {most} may run at once; ask for fewer."
+            raise ApiError(400, message, param=param)
         if self.taken + places > most:
             wait = self._limits.retry_after_s
             raise ApiError(

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from labcore.errors import LessonError
 from labcore.lab import results as saved
-from labcore.lab.wall.folder import MOST, MOST_BYTES, Folder, NotYours, WallFull
+from labcore.lab.wall.folder import MOST, MOST_BYTES, MOST_OF_OWNER, Folder, NotYours, WallFull
 from tests.lab.wall.made import SECRET, entry
 
 STEPS = st.tuples(st.sampled_from(["put", "remove"]), st.integers(0, 3), st.booleans())
@@ -82,11 +83,13 @@ def test_junk_in_the_folder_is_named_and_hides_nobody(folder: Folder) -> None:
     (folder.path / "bytes.json").write_bytes(b"\xff\xfe")
     (folder.path / "folder.json").mkdir()
     (folder.path / "lost.json").symlink_to("nowhere")
+    (folder.path / "link.json").symlink_to(folder.path / f"{good.id}.json")
     os.mkfifo(folder.path / "pipe.json")  # opening it would wait for ever
     shutil.copy(folder.path / f"{good.id}.json", folder.path / f"{uuid4()}.json")
     found, faults = folder.entries()
     assert [one.name for one in found] == ["Ada"]
-    assert len(faults) == len(texts) + 4  # a link to nothing is as if it were taken back
+    assert len(faults) == len(texts) + 6
+    assert sum("is no entry (it is a link)" in fault for fault in faults) == 2
     assert all("is no entry (" in fault and str(folder.path) not in fault for fault in faults)
     assert folder.version()
 
@@ -96,6 +99,17 @@ def test_a_damaged_entry_is_not_replaced(folder: Folder) -> None:
     (folder.path / f"{one.id}.json").write_text("{", encoding="utf-8")
     with pytest.raises(NotYours, match="is damaged; ask who runs the wall"):
         folder.put(one, SECRET)
+
+
+def test_a_link_is_not_followed(folder: Folder, tmp_path: Path) -> None:
+    """Whoever shows the wall may read more than whoever put the link there."""
+    elsewhere, one = tmp_path / "elsewhere", entry("Ada")
+    elsewhere.mkdir()
+    Folder(elsewhere).put(one, SECRET)
+    (folder.path / f"{one.id}.json").symlink_to(elsewhere / f"{one.id}.json")
+    assert folder.entries() == ([], [f"{one.id}.json is no entry (it is a link) and is left out."])
+    with pytest.raises(NotYours, match="is damaged"):
+        folder.remove(one.id, SECRET)
 
 
 def test_no_more_than_a_class_has(folder: Folder) -> None:
@@ -124,7 +138,11 @@ def test_a_folder_that_refuses_or_is_full(folder: Folder, code: int, monkeypatch
     one = entry(speed=1.0)
     folder.put(one, SECRET)
 
-    def refuse(*_: object, **__: object) -> None:
+    opened = os.open
+
+    def refuse(*args: Any, **more: Any) -> Any:
+        if code != errno.ENOSPC and not args[1] & os.O_CREAT:  # reading goes on
+            return opened(*args, **more)
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patched:
@@ -133,3 +151,15 @@ def test_a_folder_that_refuses_or_is_full(folder: Folder, code: int, monkeypatch
             folder.put(entry(id=one.id, speed=2.0), SECRET)
     assert [path.name for path in folder.path.iterdir()] == [f"{one.id}.json"]
     assert folder.entries()[0][0].speeds[0].tokens_per_s == 1.0
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root makes files of others")
+def test_one_user_of_the_machine_does_not_fill_the_wall(folder: Folder) -> None:
+    for number in range(MOST):
+        path = folder.path / f"flood-{number}.json"
+        path.touch()
+        os.chown(path, 70_001, 70_001)
+    folder.put(entry("Ada"), SECRET)
+    found, faults = folder.entries()
+    assert [one.name for one in found] == ["Ada"]
+    assert len(faults) == MOST_OF_OWNER
