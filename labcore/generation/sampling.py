@@ -132,12 +132,13 @@ class Points:
 
     def __init__(self, seed: int) -> None:
         self._stream = torch.Generator("cpu").manual_seed(seed)
-        self._first, self._drawn = 0, torch.empty(0)
+        self._first, self._drawn = 0, torch.empty(0, dtype=torch.float32, device="cpu")
 
     def of(self, first: int, count: int = 1) -> Tensor:
         """(count,) fp32: those of new tokens first, first + 1, …; the ones before are forgotten."""
         if (missing := first + count - self._first - len(self._drawn)) > 0:
-            self._drawn = torch.cat([self._drawn, torch.rand(missing, generator=self._stream)])
+            new = torch.rand(missing, generator=self._stream, dtype=torch.float32, device="cpu")
+            self._drawn = torch.cat([self._drawn, new])
         self._drawn, self._first = self._drawn[first - self._first :], first
         return self._drawn[:count]
 

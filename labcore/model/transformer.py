@@ -173,6 +173,9 @@ class Transformer(nn.Module):
         Returns (B, n or as many as are kept, vocab) in the model's dtype.
         Raises CacheFull when the cache has no room for n more.
         """
+        if torch.is_autocast_enabled(tokens.device.type):  # the model's dtype is what it was loaded in
+            with torch.autocast(tokens.device.type, enabled=False):
+                return self.forward(tokens, cache, logits_to_keep)
         with nullcontext() if self.fast else kernels.plainly():
             return self._compute(tokens, cache, logits_to_keep)
 
