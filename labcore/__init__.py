@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from labcore.openmp import wait_passively
+from labcore.openmp import compute_alone_after_fork, wait_passively
 
 if TYPE_CHECKING:
     from labcore import catalog, errors, perf, quant
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 wait_passively()  # before torch is imported, by anything of this package
+compute_alone_after_fork()
 
 _HOMES = {
     "load": "labcore.model",

@@ -7,7 +7,11 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 from labcore.errors import LabError
@@ -49,17 +53,44 @@ ERROR = 2
 class LabGroup(TyperGroup):
     """Prints a LabError as one sentence, and ends quietly at Ctrl-C."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        _write_any_text()
+        return super().main(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except LabError as error:
             if ctx.params.get("debug"):
                 raise
-            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            _complain(str(error))
+            raise typer.Exit(ERROR) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC or ctx.params.get("debug"):
+                raise
+            _give_up_output()
+            where = error.filename or "the output"
+            _complain(f"There is no space left for {where}; make room, or write to another disk.")
             raise typer.Exit(ERROR) from None
         except KeyboardInterrupt:
             Console(stderr=True).print("\nStopped.")
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _complain(sentence: str) -> None:
+    Console(stderr=True).print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_any_text() -> None:
+    """What the encoding of the output lacks is written as "?": it would end a command amid its answer."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _give_up_output() -> None:
+    """What waits to be written goes nowhere; else the interpreter would complain of it at its end, too."""
+    with suppress(OSError, AttributeError):  # a stream that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(cls=LabGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)

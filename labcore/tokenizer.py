@@ -79,6 +79,8 @@ class Tokenizer:
             ) from None
         library.no_truncation()
         library.no_padding()
+        if getattr(library.model, "dropout", None):
+            library.model.dropout = None  # of training: the same text would have other tokens each time
         settings = _settings(path.with_name("tokenizer_config.json"))
         bos_id = _bos_id(library, settings, config)
         adds = settings.get("add_bos_token")
@@ -108,7 +110,8 @@ class Tokenizer:
         return self._library.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        """Tokens of a text; add_bos puts the beginning-of-text token first, where there is one.
+        """Tokens of a text; add_bos puts the beginning-of-text token first, where there is one and the
+        text does not begin with it.
 
         Other threads go on while a long text is encoded.
         """
@@ -116,7 +119,8 @@ class Tokenizer:
             tokens = self._encoded(_whole(text))
         except BaseException as error:
             raise explained(error, PromptError, _NOT_ENCODED.format(len(text))) from None
-        return [self.bos_id, *tokens] if add_bos and self.bos_id is not None else tokens
+        missing = add_bos and self.bos_id is not None and tokens[:1] != [self.bos_id]
+        return [self.bos_id, *tokens] if missing else tokens  # type: ignore[list-item]
 
     def fewest_tokens(self, text: str) -> int:
         """A number that `encode` certainly reaches, without encoding: characters over the longest token's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,23 @@ def test_user_error_is_one_sentence_and_code_2(monkeypatch: pytest.MonkeyPatch, 
     result = runner.invoke(app, ["generate", "Hello", "--temperature", "-1"])
     assert result.exit_code == 2
     assert result.stderr == "temperature is -1; it must be 0 or above [brackets stay].\n"
+
+
+def test_a_narrow_encoding_ends_no_answer(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
+    monkeypatch.setattr(labcore, "stream", _fake_stream("caf", "é", " 🙂"), raising=False)
+    result = CliRunner(charset="ascii").invoke(app, ["generate", "Hello", "--stats"])
+    assert (result.exit_code, result.stdout) == (0, "caf? ?\n")
+    assert CliRunner(charset="ascii").invoke(app, ["generate", "--help"]).exit_code == 0
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
+    def fill(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(labcore, "stream", fill, raising=False)
+    result = runner.invoke(app, ["generate", "Hello"])
+    assert result.exit_code == 2
+    assert result.stderr == "There is no space left for the output; make room, or write to another disk.\n"
 
 
 def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:

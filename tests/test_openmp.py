@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -46,3 +48,21 @@ def test_importing_the_package_lets_threads_sleep(imports: str, passive: bool) -
 def test_the_policy_is_named() -> None:
     assert openmp.wait_policy({}) == ""
     assert openmp.wait_policy({"GOMP_SPINCOUNT": "5", "PATH": "/bin"}) == "GOMP_SPINCOUNT=5"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
+def test_a_forked_process_computes() -> None:
+    """After this one has used its threads, which the other does not have."""
+    code = (
+        "import labcore, os, torch; torch.set_num_threads(2); model = labcore.load('story')\n"
+        "def tokens(): return labcore.generate(model, 'Once upon a time', max_new_tokens=4).tokens\n"
+        "ours = tokens(); pid = os.fork()\n"
+        "if pid == 0: os._exit(0 if tokens() == ours else 1)\n"
+        "print(os.waitpid(pid, 0)[1], torch.get_num_threads())"
+    )
+    done = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, process_group=0)
+    try:
+        assert done.communicate(timeout=30)[0].split() == ["0", "2"]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(done.pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -32,6 +32,7 @@ NEVER_TOO_BIG = 2**22  # bytes
 # For whoever wants to look at the attention: called with the layer, a function that computes its weights
 # (B, h, n, T) fp32, and where the T keys stand, (T,) or (B, h_kv, T) int64, -1 for none; None: 0 .. T - 1.
 Observer = Callable[[int, Callable[[], Tensor], Tensor | None], None]
+Weights = Callable[[], Hashable]  # of a model: see `Transformer.weights`
 
 
 class KVCache(ABC):
@@ -126,8 +127,11 @@ class KVCache(ABC):
 
     # What a generation tells the cache, for kinds that share between generations
 
-    def adopt(self, tokens: Tensor) -> None:  # noqa: B027
-        """Called with the prompts (B, p), padding included, before the first step; may fill the cache."""
+    def adopt(self, tokens: Tensor, weights: Weights | None = None) -> None:  # noqa: B027
+        """Called with the prompts (B, p), padding included, before the first step; may fill the cache.
+
+        weights: says whose keys they are, equal for the same tensors with the same values.
+        """
 
     def release(self, tokens: Tensor) -> None:  # noqa: B027
         """Called with all known tokens (B, t) when the generation is over; may keep the blocks for others."""

@@ -71,7 +71,7 @@ class HeavyHittersCache(KVCache):
         shape = self._layer_shape(self.budget + 1)
         keys, values = (torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2))
         slots = torch.full(shape[:3], -1, dtype=torch.int64, device=self.device)
-        return _Held(keys, values, slots, torch.zeros(shape[:3], device=self.device))
+        return _Held(keys, values, slots, torch.zeros(shape[:3], device=self.device, dtype=torch.float32))
 
     @property
     def traffic(self) -> CacheTraffic:

@@ -19,7 +19,7 @@ from labcore import kernels
 from labcore.cache.base import KVCache
 from labcore.cache.block_pool import BlockPool
 from labcore.config import ModelConfig
-from labcore.errors import OutOfMemory
+from labcore.errors import ConfigError, OutOfMemory
 from labcore.kernels import native, reference
 from labcore.perf.costs import CacheTraffic, kv_bytes_per_token
 from labcore.perf.machine import available_memory, within_budget
@@ -56,6 +56,14 @@ class BlockStore:
             return self.memory.attend(layer, q, k, v, native.NewTokens(lens, longest, tables))
         return kernels.paged_decode(q, k, v, self.layers[layer], tables, lens, longest=longest)
 
+    def ensure_fits(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+        """Raises ConfigError for a model whose keys are of another shape or dtype, or on another device."""
+        mine, asked = _described(self.config, self.device, self.dtype), _described(config, device, dtype)
+        if mine != asked:
+            raise ConfigError(
+                f"This pool of blocks is for {mine}; the model has {asked}, so make one for it."
+            )
+
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks, free ones included."""
@@ -66,6 +74,13 @@ class BlockStore:
         sources, targets = (torch.tensor(part, device=self.device) for part in zip(*pairs, strict=True))
         for layer in self.layers:
             layer.index_copy_(2, targets, layer.index_select(2, sources))
+
+
+def _described(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """Of what shape its keys and values are, and where."""
+    heads = f"{config.num_attention_heads} query and {config.num_key_value_heads} key/value heads"
+    kind = f"{config.head_dim}, {str(dtype)[6:]} on {device.type}"
+    return f"{config.num_hidden_layers} layers of {heads} of {kind}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,7 @@ class BlockInfo:
 class PagedCache(KVCache):
     """block_size: positions a block. num_blocks: blocks of its own pool (default: enough for the capacity).
 
-    pool: a BlockStore to share with others instead.
+    pool: a BlockStore to share with others instead. Raises ConfigError for one of another model's shape.
     """
 
     kind: ClassVar[str] = "paged"
@@ -101,6 +116,7 @@ class PagedCache(KVCache):
             enough = self.batch_size * -(-self._limit // max(1, block_size))
             blocks = enough if num_blocks is None else num_blocks
             pool = BlockStore(self.config, blocks, block_size, self.device, self.dtype)
+        pool.ensure_fits(self.config, self.device, self.dtype)
         self.store = pool
         self._adopt_rows([[] for _ in range(self.batch_size)])
 

@@ -2,16 +2,19 @@
 
 A PrefixStore outlives its caches. When a generation ends, its full blocks go into the store's tree; when
 another begins, it takes from there what its prompt shares with any text before, and computes only the rest.
+What other weights computed (another model's, or those from before `quantize`) is forgotten then.
 Blocks that no sequence holds stay until the pool needs them: least recently used first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from labcore.cache.base import Weights
 from labcore.cache.paged import BlockStore, PagedCache
 from labcore.cache.prefix_tree import PrefixTree
 from labcore.config import ModelConfig
@@ -36,6 +39,13 @@ class PrefixStore:
     ) -> None:
         self.blocks = BlockStore(config, num_blocks, block_size, device, dtype)
         self.tree = PrefixTree(self.blocks.pool)
+        self.weights: Hashable = None  # that computed what the tree knows
+
+    def ensure_of(self, weights: Hashable) -> None:
+        """Forget what other weights computed: their keys mean nothing to these."""
+        if weights != self.weights:
+            self.tree.clear()
+            self.weights = weights
 
     def __call__(
         self,
@@ -79,8 +89,9 @@ class PrefixCache(PagedCache):
         common: dict[str, Any] = {"padding": padding, "pool": store.blocks}
         super().__init__(config, batch_size, capacity, device, dtype, **common)
         self._shares = not private
+        self._weights: Hashable = None
 
-    def adopt(self, tokens: Tensor) -> None:
+    def adopt(self, tokens: Tensor, weights: Weights | None = None) -> None:
         """Take the blocks of the longest known prefixes, and stand behind them.
 
         A batch stands at one place, so every row takes what the row with the shortest hit allows. The last
@@ -88,6 +99,8 @@ class PrefixCache(PagedCache):
         """
         if self._length:
             return
+        self._weights = weights() if weights is not None else None
+        self.prefixes.ensure_of(self._weights)
         tree, pool = self.prefixes.tree, self.store.pool
         prompts = [row[pad:] for row, pad in zip(tokens.tolist(), self._pads, strict=True)]
         found = [tree.match(prompt[:-1]) for prompt in prompts]
@@ -104,10 +117,11 @@ class PrefixCache(PagedCache):
         self._upload()
 
     def release(self, tokens: Tensor) -> None:
-        """Leave the full blocks to the store, for whoever begins with the same tokens."""
+        """Leave the full blocks to the store, for whoever begins with the same tokens and weights."""
         if self._begun:
             self.trim()
-        for row, known in enumerate(tokens.tolist()):
+        wanted = tokens.tolist() if self.prefixes.weights == self._weights else []
+        for row, known in enumerate(wanted):
             held = known[self._pads[row] : self._length]
             self.prefixes.tree.insert(held, self.rows[row])
         self.close()

@@ -74,7 +74,7 @@ class _Search:
         self.eos = stopping.eos_of(model)
         self.cache = new_cache(model, cache, prompt, self.start + self.new_tokens - 1)
         self.known = prompt.tokens
-        self.scores = torch.zeros(1, device=model.device)
+        self.scores = torch.zeros(1, device=model.device, dtype=torch.float32)
         self.finished: list[Hypothesis] = []
 
     def run(self) -> Output:
@@ -130,7 +130,7 @@ class _Search:
             self.cache.select(picked)
         new = torch.tensor(tokens, device=device)[:, None]
         self.known = torch.cat([self.known[picked], new], dim=1)
-        self.scores = torch.tensor(scores, device=device)
+        self.scores = torch.tensor(scores, device=device, dtype=torch.float32)
 
     def _finish(self, row: int, token: int, score: float) -> None:
         tokens = [*self.known[row, self.start :].tolist(), token]

@@ -7,6 +7,7 @@ and values the cache *holds*, and a step feeds the difference. With a cache that
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ class Generation:
         return self.recorder.trace if self.recorder else None
 
     def __iter__(self) -> Iterator[BatchStep]:
-        self.cache.adopt(self.prompts.tokens)
+        self.cache.adopt(self.prompts.tokens, self.model.transformer.weights)
         alone = self.speculation is not None or (self.kind == "graph" and not self.recorder)
         watched = min(1, self.new_tokens) if alone else self.new_tokens
         try:
@@ -117,7 +118,8 @@ class Generation:
             for ahead in one_ahead(self._launch, range(watched, self.new_tokens), self.model.device):
                 yield BatchStep(*ahead)
         finally:
-            self.cache.release(self.known[:, : self.length])
+            if not sys.is_finalizing():  # tensors made while the interpreter goes would end it by an abort
+                self.cache.release(self.known[:, : self.length])
 
     def _step(self, index: int) -> BatchStep:
         start, held = time.perf_counter(), self.cache.length

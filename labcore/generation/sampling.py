@@ -14,15 +14,19 @@ from torch import Tensor
 
 from labcore.errors import SamplingError
 
+COLD = 1e-5  # logits over less could overflow, and the likeliest token is all but certain
+MOST_PENALTY = 1e6
+
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen. The defaults are greedy decoding.
 
-    temperature: 0 is greedy; above 0 divides the logits. top_k: keep the k best (0: all). top_p: keep the
-    smallest set of best tokens whose probabilities reach p (Holtzman et al. 2019). min_p: keep tokens at
-    least min_p times as likely as the best. repetition_penalty: above 1 makes tokens already in the prompt or
-    the answer less likely (Keskar et al. 2019). Raises SamplingError for values that cannot mean anything.
+    temperature: 0, or less than COLD, is greedy; above, it divides the logits. top_k: keep the k best (0:
+    all). top_p: keep the smallest set of best tokens whose probabilities reach p (Holtzman et al. 2019).
+    min_p: keep tokens at least min_p times as likely as the best. repetition_penalty: above 1 makes tokens
+    already in the prompt or the answer less likely (Keskar et al. 2019). Raises SamplingError for values that
+    cannot mean anything.
     """
 
     temperature: float = 0.0
@@ -47,8 +51,8 @@ class SamplingParams:
         )
         _require(_finite(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 (off) to 1")
         _require(
-            _finite(self.repetition_penalty) and self.repetition_penalty > 0,
-            "repetition_penalty", self.repetition_penalty, "above 0 (1 is off)",
+            _finite(self.repetition_penalty) and 1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY,
+            "repetition_penalty", self.repetition_penalty, "from 1e-6 to 1e6 (1 is off)",
         )  # fmt: skip
         _require(
             _whole(self.seed) and 0 <= self.seed < 2**63,
@@ -60,7 +64,7 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         """Whether the best token is always taken."""
-        return self.temperature == 0.0
+        return self.temperature < COLD
 
 
 def _require(holds: bool, name: str, value: object, meaning: str) -> None:
@@ -115,8 +119,9 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Cut a token when the better ones already reach p; the best token always stays."""
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    return torch.full_like(logits, -math.inf).scatter_(1, order, ordered.masked_fill(before >= p, -math.inf))
+    cut = probabilities.cumsum(-1) - probabilities >= p
+    cut[:, 0] = False  # where p is 0 in fp32, too
+    return torch.full_like(logits, -math.inf).scatter_(1, order, ordered.masked_fill(cut, -math.inf))
 
 
 class Points:
@@ -127,12 +132,13 @@ class Points:
 
     def __init__(self, seed: int) -> None:
         self._stream = torch.Generator("cpu").manual_seed(seed)
-        self._first, self._drawn = 0, torch.empty(0)
+        self._first, self._drawn = 0, torch.empty(0, dtype=torch.float32, device="cpu")
 
     def of(self, first: int, count: int = 1) -> Tensor:
         """(count,) fp32: those of new tokens first, first + 1, …; the ones before are forgotten."""
         if (missing := first + count - self._first - len(self._drawn)) > 0:
-            self._drawn = torch.cat([self._drawn, torch.rand(missing, generator=self._stream)])
+            new = torch.rand(missing, generator=self._stream, dtype=torch.float32, device="cpu")
+            self._drawn = torch.cat([self._drawn, new])
         self._drawn, self._first = self._drawn[first - self._first :], first
         return self._drawn[:count]
 

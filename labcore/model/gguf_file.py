@@ -175,7 +175,7 @@ def _config(file: GgufFile) -> ModelConfig:
     data = {name: file.value(f"{{arch}}.{key}") for name, key in keys.items()}
     if missing := [keys[name] for name, value in data.items() if value is None]:
         raise CheckpointError(f"{file.name} lacks {family}.{missing[0]} in its metadata; fetch it again.")
-    scaling = file.value("{arch}.rope.scaling.type", "none")
+    scaling = _scaling(file)
     if scaling not in ("none", "") or "rope_freqs.weight" in file.tensors:
         raise CheckpointError(
             f"{file.name} stretches its rotary positions ({reprlib.repr(scaling)}); load it as safetensors."
@@ -188,12 +188,31 @@ def _config(file: GgufFile) -> ModelConfig:
         config = config.with_(o_proj_bias="blk.0.attn_output.bias" in file.tensors)
     except ConfigError as error:
         raise ConfigError(f"The metadata of {file.name} cannot be run: {error}") from None
+    if (values := file.value("{arch}.attention.value_length", config.head_dim)) != config.head_dim:
+        raise CheckpointError(
+            f"{file.name} has values of {reprlib.repr(values)} numbers a head and keys of {config.head_dim}; "
+            "labcore runs models whose two are as long."
+        )
     if (rotated := file.value("{arch}.rope.dimension_count", config.head_dim)) != config.head_dim:
         raise CheckpointError(
             f"{file.name} rotates {reprlib.repr(rotated)} of each head's {config.head_dim} numbers; "
             "labcore rotates whole heads."
         )
     return config
+
+
+def _scaling(file: GgufFile) -> Any:
+    """The kind of stretched positions. A factor without a kind is linear, as llama.cpp reads it."""
+    factors = (file.value("{arch}.rope.scaling.factor"), file.value("{arch}.rope.scale_linear"))
+    stretched = any(factor not in (None, 0, 1) for factor in factors)
+    return file.value("{arch}.rope.scaling.type", "linear" if stretched else "none")
+
+
+def _ends(file: GgufFile) -> list[Any]:
+    """Tokens that end an answer: the end of a text, and of a turn or message, which chat models end with."""
+    names = ("eos", "eot", "eom")
+    found = [file.value(f"tokenizer.ggml.{name}_token_id") for name in names]
+    return list(dict.fromkeys(token for token in found if token is not None))
 
 
 def _defaulted(file: GgufFile, family: str, vocab: int) -> dict[str, Any]:
@@ -209,5 +228,5 @@ def _defaulted(file: GgufFile, family: str, vocab: int) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "bos_token_id": file.value("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": file.value("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": _ends(file),
     }

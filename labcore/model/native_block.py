@@ -7,6 +7,7 @@ Else a layer's two halves are one call each, and between them the cache attends 
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,11 +45,15 @@ class NativeBlock:
 
 
 class NativeDecoder:
-    """All layers' twins and the head: one decode step from embeddings to logits."""
+    """All layers' twins and the head: one decode step from embeddings to logits.
+
+    Several threads may ask the same model: what a step works in is there once, so each waits for its turn.
+    """
 
     def __init__(self, transformer: Transformer) -> None:
         config = transformer.config
         self.blocks = [NativeBlock(block, config) for block in _blocks(transformer)]
+        self._turn = threading.Lock()
         weights = _head_weights(transformer)
         parts = [weights, *map(_weights, _blocks(transformer))]
         self.dense = not any(isinstance(one, native.Matrix) for part in parts for one in part.values())
@@ -72,7 +77,8 @@ class NativeDecoder:
         packed = x.shape[1] > 1
         if packed:  # each token is a row of the kernels
             x, cos, sin = x.transpose(0, 1), _turned(cos), _turned(sin)
-        self._through(x, cos, sin, cache, packed)
+        with self._turn:
+            self._through(x, cos, sin, cache, packed)
         with native.labelled("linear_native (head)"):
             return self._head(x[kept].contiguous()).transpose(0, 1) if packed else self._head(x)
 
@@ -95,7 +101,8 @@ class NativeDecoder:
         the cache's attention or the embedding is not in C."""
         if self._greedy is None or native.profiled() or (found := cache.native_step()) is None:
             return None
-        return self._greedy(known, count, held, *found)
+        with self._turn:
+            return self._greedy(known, count, held, *found)
 
     def current(self) -> bool:
         """Whether the model still has what the kernels point at, and PyTorch as many threads."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,13 @@ class Rope(nn.Module):
         """(Re)compute the frequencies; needed after a model was made on the meta device."""
         half = inverse_frequencies(self.config)
         self.register_buffer("signed_freq", torch.cat([-half, half]).to(device=device), persistent=False)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Rope:
+        """Moved with the model, but fp32 in any dtype: rounded frequencies are soon off by whole turns."""
+        super()._apply(*args, **kwargs)
+        if self.signed_freq.dtype != torch.float32:
+            self.reset(self.signed_freq.device)
+        return self
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """positions (B or 1, n) -> cos, sin (B or 1, 1, n, head_dim); `sin` is minus in its first half.

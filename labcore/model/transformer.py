@@ -10,7 +10,9 @@ queries, keys and values come from one product, gate and up from another.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import nullcontext
+from itertools import count
 from typing import Any, Literal, Protocol
 
 import torch
@@ -43,6 +45,9 @@ class AttendingCache(Protocol):
 
     def commit(self) -> None:
         """All layers have stored their keys and values: the step's positions now count."""
+
+
+_SERIALS = count()
 
 
 class RMSNorm(nn.Module):
@@ -128,6 +133,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rope = Rope(config)
+        self._serial = next(_SERIALS)  # another model may get the memory of one that is gone
         self._fast = True
         self._native: NativeDecoder | Literal[False] | None = None  # None: not tried yet
         self.tie()
@@ -149,6 +155,12 @@ class Transformer(nn.Module):
         if self.config.tie_word_embeddings and isinstance(self.embed_tokens, nn.Embedding):
             self.lm_head.weight = self.embed_tokens.weight
 
+    def weights(self) -> Hashable:
+        """Equal as long as the weights are the same tensors with the same values: what was computed from them
+        then still holds. Changes made in inference mode to tensors made in it are not seen."""
+        tensors = (*self.parameters(), *self.buffers())
+        return self._serial, *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+
     def reset_rope(self) -> None:
         """Recompute the rotary frequencies on the weights' device (they are in no checkpoint)."""
         self.rope.reset(self.norm.weight.device)
@@ -161,6 +173,9 @@ class Transformer(nn.Module):
         Returns (B, n or as many as are kept, vocab) in the model's dtype.
         Raises CacheFull when the cache has no room for n more.
         """
+        if torch.is_autocast_enabled(tokens.device.type):  # the model's dtype is what it was loaded in
+            with torch.autocast(tokens.device.type, enabled=False):
+                return self.forward(tokens, cache, logits_to_keep)
         with nullcontext() if self.fast else kernels.plainly():
             return self._compute(tokens, cache, logits_to_keep)
 
@@ -235,7 +250,7 @@ class Transformer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy builds its own native twin."""
-        return self.__dict__ | {"_native": None}
+        return self.__dict__ | {"_native": None, "_serial": next(_SERIALS)}
 
     def _apply(self, *args: Any, **kwargs: Any) -> Transformer:
         """Moving the weights leaves the native twin pointing at memory that is gone."""

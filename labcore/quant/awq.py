@@ -101,5 +101,6 @@ def _sample(weight: Tensor, inputs: Tensor) -> Tensor:
             f"AWQ needs inputs of {weight.shape[1]} columns and got {list(inputs.shape)}; "
             "give calibration texts."
         )
-    picks = torch.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs)), device=inputs.device).long()
+    count = min(SAMPLE, len(inputs))
+    picks = torch.linspace(0, len(inputs) - 1, count, dtype=torch.float32, device=inputs.device).long()
     return inputs[picks].float()

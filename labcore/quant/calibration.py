@@ -29,8 +29,8 @@ class Inputs:
     """Statistics of one layer's inputs: largest and mean magnitude by column, a sample, a Hessian."""
 
     def __init__(self, columns: int, total: int, device: torch.device, hessian: bool) -> None:
-        self.absmax = torch.zeros(columns, device=device)
-        self._sum, self._count = torch.zeros(columns, device=device), 0
+        self.absmax = torch.zeros(columns, device=device, dtype=torch.float32)
+        self._sum, self._count = torch.zeros_like(self.absmax), 0
         self._every = max(1, total // SAMPLE)
         self._rows: list[Tensor] = []
         self.hessian = Hessian(columns, device) if hessian else None

@@ -110,7 +110,8 @@ def _layers(device: torch.device) -> list[QuantLinear]:
     from labcore.quant.linear import QuantLinear
 
     width = side(device)
-    weight = torch.randn(width, width, generator=torch.Generator().manual_seed(0)).to(device)
+    stream = torch.Generator("cpu").manual_seed(0)
+    weight = torch.randn(width, width, generator=stream, dtype=torch.float32, device="cpu").to(device)
     wholes, groups = quantize_tensor(weight, Format()), quantize_tensor(weight, Format("int4", "group", 32))
     layers = [
         QuantLinear(wholes),

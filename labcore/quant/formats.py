@@ -298,7 +298,7 @@ def _nearest_nf4(x: Tensor) -> Tensor:
 
 
 def _nf4(device: torch.device) -> Tensor:
-    return torch.tensor(NF4, device=device)
+    return torch.tensor(NF4, device=device, dtype=torch.float32)
 
 
 def _pick(tensor: Tensor, indices: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def gptq(
     rounded = torch.empty_like(work)
     for start in range(0, columns, block):
         end = min(start + block, columns)
-        errors = torch.zeros(rows, end - start, device=work.device)
+        errors = torch.zeros_like(work[:, start:end])
         for j in range(start, end):
             g = j // width
             if fmt.granularity == "group" and j % width == 0:

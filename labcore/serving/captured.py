@@ -102,7 +102,7 @@ class FixedRows:
 class DecodeGraphs:
     """The graphs of one engine. most: rows; positions: of the longest sequence.
 
-    The weights must stay where they are: a graph has their addresses baked in.
+    The weights must stay where they are, since a graph has their addresses baked in; else `forget`.
     """
 
     def __init__(self, model: Model, store: BlockStore, most: int, positions: int) -> None:
@@ -125,6 +125,10 @@ class DecodeGraphs:
         replay, logits = self._graphs[bucket]
         replay()
         return logits[: len(rows)]
+
+    def forget(self) -> None:
+        """Record anew: the weights are others, or elsewhere."""
+        self._graphs.clear()
 
     def warm_up(self) -> None:
         """Record every bucket now, the largest first: the others then work in its memory."""

@@ -15,6 +15,7 @@ from labcore.serving.blocks import BlockManager
 from labcore.serving.captured import graphs_for
 from labcore.serving.core import EngineCore
 from labcore.serving.policies import Policy, policy_of
+from labcore.serving.requests import Request
 from labcore.serving.runner import ModelRunner
 from labcore.serving.scheduler import Limits
 from labcore.serving.swapping import Preemption, SwapChoice
@@ -80,6 +81,17 @@ class LLMEngine(EngineCore):
             overlap=overlap,
             most_events=EVENTS,
         )
+        self._weights = model.transformer.weights()
+
+    def add(self, request: Request) -> None:
+        """As EngineCore's. Keys of weights that were changed are forgotten, where nobody else is served."""
+        if not self._sequences and (weights := self.model.transformer.weights()) != self._weights:
+            self._weights = weights
+            if self.blocks.tree is not None:
+                self.blocks.tree.clear()
+            if isinstance(self.runner, ModelRunner) and self.runner.graphs is not None:
+                self.runner.graphs.forget()
+        super().add(request)
 
     def warm_up(self) -> None:
         """Record the decode steps of every batch size now, on a GPU, rather than when each first occurs."""

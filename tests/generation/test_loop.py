@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -215,3 +221,63 @@ def test_a_model_without_tokenizer_takes_ids_only(model: Model) -> None:
 def test_bad_settings(model: Model, settings: dict[str, object]) -> None:
     with pytest.raises(SamplingError):
         labcore.generate(model, PROMPT, **settings)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+SURROUNDINGS = {
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_what_pytorch_was_told_for_other_work_changes_nothing(model: Model, name: str) -> None:
+    """The C functions write into memory of so many fp32 numbers; half as many bytes end the process."""
+
+    def answers() -> list[list[int]]:
+        kinds = ("contiguous", "int8", "heavy_hitters:budget=12", "paged")
+        greedy = [labcore.generate(one, PROMPT, cache=kind) for kind in kinds for one in (model, shrunk)]
+        drawn = labcore.generate(model, [PROMPT, "a b"], temperature=1.0, top_p=0.9, seed=3)
+        beams = labcore.generate(model, PROMPT, num_beams=2, max_new_tokens=8)
+        return [output.tokens for output in [*greedy, *drawn, beams]]
+
+    def coded() -> Model:
+        twin = replace(model, transformer=copy.deepcopy(model.transformer))
+        labcore.quantize(twin, "int8")
+        return twin
+
+    shrunk = coded()
+    expected = answers()
+    with SURROUNDINGS[name]():
+        shrunk = coded()
+        assert answers() == expected
+
+
+def test_threads_may_ask_one_model_at_once(model: Model) -> None:
+    """In batches of different sizes, so that what steps work in changes its size all the time."""
+    prompts = [[PROMPT] * size for size in (1, 2, 5, 3)]
+
+    def texts(batch: list[str]) -> list[list[int]]:
+        outputs = labcore.generate(model, batch, max_new_tokens=40, ignore_eos=True)
+        return [output.tokens for output in outputs]
+
+    expected = [texts(batch) for batch in prompts]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(texts, prompts * 8)) == expected * 8
+
+
+def test_a_process_may_end_with_an_unfinished_answer() -> None:
+    """The interpreter closes what is left of it, when a new tensor would be its last."""
+    program = "import labcore; answer = labcore.stream(labcore.load('story'), 'Once'); next(answer)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

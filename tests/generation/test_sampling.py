@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from labcore.errors import SamplingError
 from labcore.generation import sampling
-from labcore.generation.sampling import Points, Sampler, SamplingParams, draw, process_logits
+from labcore.generation.sampling import COLD, Points, Sampler, SamplingParams, draw, process_logits
 
 THREE = torch.tensor([[2.0, 1.0, 0.0]])
 logits_rows = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=20).map(
@@ -80,6 +81,26 @@ def test_draw_never_takes_a_cut_token(row: torch.Tensor, point: float, k: int) -
     assert cut.softmax(-1)[0, token] > 0
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-40, 1e-300])
+def test_a_temperature_that_logits_overflow_at_is_greedy(temperature: float) -> None:
+    """Divided by it they are infinite, and a share of infinity is no number."""
+    rows = torch.tensor([[1.0, 90.0, 89.0], [-90.0, -89.0, -1e4]])
+    assert Sampler(SamplingParams(temperature=temperature), 2)(rows).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 1e-300}, {"top_p": 1e-45}, {"min_p": 1.0}, {"top_k": 1}])
+def test_the_strictest_cuts_leave_the_best_token(settings: dict[str, Any]) -> None:
+    kept = process_logits(THREE, SamplingParams(**{"temperature": 1.0, **settings})).isfinite()
+    assert kept.tolist() == [[True, False, False]]
+
+
+def test_the_largest_penalties_stay_finite() -> None:
+    for penalty in (1e-6, 1e6):
+        params = SamplingParams(temperature=COLD, repetition_penalty=penalty)
+        found = process_logits(THREE * 1e3, params, torch.tensor([[0, 1, 2]]))
+        assert found.isfinite().all()
+
+
 def test_draw_edges() -> None:
     row = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]])
     assert draw(row, torch.tensor([0.0])).tolist() == [1]
@@ -118,7 +139,8 @@ def test_random_numbers_belong_to_tokens() -> None:
     [
         ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf), ("temperature", "hot"),
         ("top_k", -1), ("top_k", 2.5), ("top_p", 0.0), ("top_p", 1.1), ("min_p", -0.1), ("min_p", 2.0),
-        ("repetition_penalty", 0.0), ("seed", -1), ("seed", 2**63), ("top_k", True),
+        ("repetition_penalty", 0.0), ("repetition_penalty", 1e300),
+        ("seed", -1), ("seed", 2**63), ("top_k", True),
     ],
 )  # fmt: skip
 def test_impossible_values_are_refused_by_name(name: str, value: object) -> None:

@@ -131,3 +131,17 @@ def test_narrow_dtypes_stay_near_fp32(checkpoint: Checkpoint, dtype: torch.dtype
         expected = reference(tokens).logits
     error = (labcore.logits(model, tokens) - expected).abs().mean() / expected.abs().mean()
     assert error < (0.05 if dtype == torch.bfloat16 else 0.01)
+
+
+@pytest.mark.parametrize("case", ["llama", "llama-rope-llama3"])
+def test_rotary_angles_are_computed_in_fp32_after_any_conversion(case: str, tmp_path: Path) -> None:
+    """bf16 has 8 bits: there position 15,962 is 15,936, and a rounded frequency is off by whole turns."""
+    checkpoints.write(case, tmp_path)
+    rope = labcore.load(tmp_path, device="cpu", dtype="float32").transformer.rope
+    exact = rope.signed_freq.clone()
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        assert torch.equal(rope.to(dtype).signed_freq, exact)
+    loaded = labcore.load(tmp_path, device="cpu", dtype="bfloat16").transformer.rope
+    cos, _ = loaded(torch.tensor([[15_962]]), torch.bfloat16)
+    half = exact.double()[exact.numel() // 2 :]
+    torch.testing.assert_close(cos[0, 0, 0].double(), (15_962 * half).cos().repeat(2), atol=4e-3, rtol=0)

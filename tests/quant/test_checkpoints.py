@@ -232,6 +232,41 @@ def test_files_that_are_not_read(tmp_path: Path) -> None:
         labcore.load(odd)
 
 
+def metadata(path: Path, **entries: Any) -> Path:
+    """A copy of a file with numbers in its metadata set; a dot in a name is written as two underscores."""
+    reader = gguf.GGUFReader(path)
+    changed = path.with_name("changed.gguf")
+    writer = gguf.GGUFWriter(changed, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            kind, *sub_kind = field.types
+            writer.add_key_value(field.name, field.contents(), kind, *(sub_kind[-1:]))
+    for name, value in entries.items():
+        key = name.replace("__", ".")
+        writer.kv_data[0].pop(key, None)
+        (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    return changed
+
+
+def test_metadata_that_changes_what_is_computed(tmp_path: Path) -> None:
+    """A chat model's answer ends with a turn, not with a text; what is not computed here is refused."""
+    path = write_gguf(small(tmp_path), tmp_path / "model.gguf", "f32")
+    ends = {"tokenizer__ggml__eos_token_id": 2, "tokenizer__ggml__eot_token_id": 9}
+    assert labcore.load(metadata(path, **ends)).config.eos_token_ids == (2, 9)
+    plain = metadata(path, llama__rope__scaling__factor=1.0, llama__rope__scale_linear=0.0)
+    assert labcore.load(plain).config.rope_scaling.kind == "default"
+    for entry in ({"llama__rope__scaling__factor": 4.0}, {"llama__rope__scale_linear": 2.0}):
+        with pytest.raises(CheckpointError, match=r"stretches its rotary positions \('linear'\)"):
+            labcore.load(metadata(path, **entry))
+    with pytest.raises(CheckpointError, match="values of 8 numbers a head and keys of 16"):
+        labcore.load(metadata(path, llama__attention__value_length=8))
+
+
 def test_every_tensor_of_a_file_is_there_and_has_a_place(tmp_path: Path) -> None:
     path = write_gguf(small(tmp_path, "qwen2"), tmp_path / "model.gguf", "f32")
     whole = path.read_bytes()

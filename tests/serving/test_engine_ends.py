@@ -345,3 +345,23 @@ def test_events_and_stats_agree(way: dict[str, Any]) -> None:
         assert 0 <= event.schedule_s <= event.seconds
         assert event.blocks_used <= event.blocks_total == engine.blocks.pool.num_blocks
     assert (events[-1].waiting, events[-1].running, events[-1].blocks_used) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"overlap": True}, {"policy": "static"}])
+def test_keys_of_weights_that_were_changed_are_forgotten(settings: dict[str, Any]) -> None:
+    """A model that is quantized, or trained on, between two requests."""
+    model = small_model(eos=False)
+    engine = LLMEngine(model, num_blocks=40, block_size=4, **settings)
+
+    def told(id: str) -> Heard:
+        one = request(id, prompt(17))
+        engine.add(one)
+        heard = drain(engine)[id]
+        assert heard.tokens == alone(model, one).tokens
+        return heard
+
+    told("before")
+    labcore.quantize(model, "int4:group=16")
+    assert told("after").cached == 0
+    assert told("again").cached == 16, "what these weights computed stands"
+    empty(engine)

@@ -115,6 +115,15 @@ def test_token_names_of_odd_tokens() -> None:
     assert nobody.chat([TokenLogprob(7, -1.0)]).content[0].bytes is None
 
 
+def test_no_two_tokens_share_a_name() -> None:
+    """Completions name their best tokens in an object, where one of two alike would be lost."""
+    for name in ("byte_level", "byte_fallback", "metaspace"):
+        tokenizer = TOKENIZERS[name]
+        every = [TokenLogprob(token, -1.0) for token in range(tokenizer.vocab_size)]
+        names = Speller(tokenizer).completion(every).tokens
+        assert len(set(names)) == len(names)
+
+
 def test_offsets_are_those_of_the_text_behind_its_prompt() -> None:
     """▁the and ▁the: the first one's space is part of the text, since a prompt stands before it."""
     tokenizer = TOKENIZERS["byte_fallback"]

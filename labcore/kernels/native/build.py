@@ -60,6 +60,11 @@ def functions() -> ctypes.CDLL:
     return loaded
 
 
+def fp32(*shape: int) -> torch.Tensor:
+    """Memory for the C functions to write: fp32 on the CPU, whatever PyTorch's own defaults are set to."""
+    return torch.empty(*shape, dtype=torch.float32, device="cpu")
+
+
 def status() -> str:
     """One phrase for `labcore doctor`."""
     try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from labcore.kernels.native.build import functions, library
+from labcore.kernels.native.build import fp32, functions, library
 
 MAX_GROUP = 16  # query heads that share a KV head; as in attention.c
 # A thread gets no fewer positions of one sequence than this: below it, merging costs more than it saves.
@@ -106,8 +106,8 @@ class KVMemory:
         """Append k and v (tokens, h_kv, 1, d), then the attention of q (tokens, h, 1, d); its shape."""
         threads = torch.get_num_threads()
         splits = self.splits(new, threads)
-        out = torch.empty(q.shape[0], self.heads, 1, self._size)
-        parts = torch.empty(self.parts(new, splits))
+        out = fp32(q.shape[0], self.heads, 1, self._size)
+        parts = fp32(self.parts(new, splits))
         step = self.describe(new, splits)
         step.keys, step.values = self.keys[layer], self.values[layer]
         step.q, step.new_k, step.new_v = q.data_ptr(), k.data_ptr(), v.data_ptr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ def product(
     """(rows, inner) times (inner, columns), to be timed; None where the C kernels do not compute it."""
     if device.type != "cpu" or dtype != "float32" or rows > MOST_TOKENS or not available():
         return None
-    kernel = HeadKernel(torch.ones(inner), torch.randn(columns, inner), 1e-5)
-    x = torch.randn(rows, 1, inner)
+    fp32: Any = {"dtype": torch.float32, "device": "cpu"}
+    kernel = HeadKernel(torch.ones(inner, **fp32), torch.randn(columns, inner, **fp32), 1e-5)
+    x = torch.randn(rows, 1, inner, **fp32)
     return lambda: kernel(x)

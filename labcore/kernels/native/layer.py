@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labcore.config import ModelConfig
-from labcore.kernels.native.build import functions, library
+from labcore.kernels.native.build import fp32, functions, library
 from labcore.kernels.native.quantized import Matrix, rounded_bytes, rounding_bytes
 
 # Order as in layer_t.
@@ -91,10 +91,10 @@ class LayerKernel:
         config = self.config
         parts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         self.tokens = tokens
-        self._qkv = torch.empty(tokens, sum(parts), 1, config.head_dim)
+        self._qkv = fp32(tokens, sum(parts), 1, config.head_dim)
         self.q, self.k, self.v = self._qkv.split(parts, dim=1)  # (tokens, heads, 1, head_dim)
         self._work, floats = self.room(tokens)
-        self._scratch = torch.empty(floats + self.threads * self._work // 4)
+        self._scratch = fp32(floats + self.threads * self._work // 4)
         self._qkv_at, self._scratch_at = self._qkv.data_ptr(), self._scratch.data_ptr()
 
     def room(self, tokens: int) -> tuple[int, int]:
@@ -149,8 +149,8 @@ class HeadKernel:
         """(tokens, 1, hidden) -> logits (tokens, 1, vocab)."""
         tokens = x.shape[0]
         work, floats = self.room(tokens)
-        logits = torch.empty(tokens, 1, self._vocab)
-        scratch = torch.empty(floats + self._threads * work // 4)
+        logits = fp32(tokens, 1, self._vocab)
+        scratch = fp32(floats + self._threads * work // 4)
         self._call(
             ctypes.byref(self.struct), x.data_ptr(), logits.data_ptr(), scratch.data_ptr(), work, tokens,
             self._threads,

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from labcore.kernels.native.build import functions
+from labcore.kernels.native.build import fp32, functions
 from labcore.kernels.native.decode_attention import Attention, KVMemory, NewTokens
 from labcore.kernels.native.layer import CMatrix, Head, HeadKernel, LayerKernel, matrix_of
 from labcore.kernels.native.quantized import Matrix
@@ -48,10 +48,10 @@ class LayersKernel:
     def _resize(self, tokens: int) -> None:
         config = self.config
         self._tokens, heads = tokens, config.num_attention_heads
-        self.qkv = torch.empty(tokens, heads + 2 * config.num_key_value_heads, config.head_dim)
-        self._mixed = torch.empty(tokens, heads, config.head_dim)
+        self.qkv = fp32(tokens, heads + 2 * config.num_key_value_heads, config.head_dim)
+        self._mixed = fp32(tokens, heads, config.head_dim)
         self.work, floats = self.room(tokens)
-        self.scratch = torch.empty(floats + self.threads * self.work // 4)
+        self.scratch = fp32(floats + self.threads * self.work // 4)
 
     def room(self, tokens: int) -> tuple[int, int]:
         """What the neediest layer works in: bytes of each thread, and floats of all together."""
@@ -81,7 +81,7 @@ class LayersKernel:
         Queries, new keys and new values lie behind one another for each token.
         """
         splits = memory.splits(new, self.threads)
-        parts = torch.empty(memory.parts(new, splits))
+        parts = fp32(memory.parts(new, splits))
         step = memory.describe(new, splits)
         config, size = self.config, self.config.head_dim * 4
         step.q = self.qkv.data_ptr()
@@ -105,11 +105,11 @@ class GreedyKernel:
         self._layers, self._head = LayersKernel(layers), head  # with memory to work in of its own
         self._embedding, self._freq = embedding, freq
         self._call = functions().labcore_greedy
-        self._x, self._logits = torch.empty(head.struct.hidden), torch.empty(head.struct.vocab)
-        self._angles = torch.empty(2, len(freq))
+        self._x, self._logits = fp32(head.struct.hidden), fp32(head.struct.vocab)
+        self._angles = fp32(2, len(freq))
         works, floats = zip(self._layers.room(1), head.room(1), strict=True)
         self._work = max(works)
-        self._scratch = torch.empty(max(floats) + self._layers.threads * self._work // 4)
+        self._scratch = fp32(max(floats) + self._layers.threads * self._work // 4)
 
     def __call__(
         self, known: Sequence[int], count: int, held: int, memory: KVMemory, new: NewTokens

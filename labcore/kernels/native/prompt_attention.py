@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from labcore.kernels.native.build import functions, library
+from labcore.kernels.native.build import fp32, functions, library
 from labcore.kernels.native.watched import counted, labelled
 
 FEWEST = 16  # queries; below that a tile is mostly empty
@@ -45,8 +45,8 @@ def prompt_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     batch, heads, n, size = q.shape
     kv_heads, keys = k.shape[1:3]
-    out = torch.empty(batch, n, heads, size)
-    packed = torch.empty(batch * kv_heads * -(-keys // 12) * 12 * size)
+    out = fp32(batch, n, heads, size)
+    packed = fp32(batch * kv_heads * -(-keys // 12) * 12 * size)
     at = [tensor.data_ptr() for tensor in (q, k, v, out, packed)]
     strides = [(ctypes.c_long * 3)(*tensor.stride()[:3]) for tensor in (q, k, v)]
     prompt = _Prompt(*at, batch, heads, kv_heads, n, keys, size, *strides)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labcore.kernels.native.build import functions, library
+from labcore.kernels.native.build import fp32, functions, library
 from labcore.kernels.native.watched import labelled
 
 BLOCK = 16  # rows that lie side by side
@@ -83,7 +83,7 @@ class Matrix:
         """(..., columns) fp32 -> (..., rows)."""
         flat = x.reshape(-1, self.columns).contiguous()
         tokens, threads = flat.shape[0], torch.get_num_threads()
-        out = torch.empty(tokens, self.rows)
+        out = fp32(tokens, self.rows)
         room = tokens * rounded_bytes(self.columns) + threads * rounding_bytes(self.columns)
         scratch = torch.empty(room, dtype=torch.uint8)
         at = (flat.data_ptr(), out.data_ptr(), scratch.data_ptr())
@@ -94,7 +94,7 @@ class Matrix:
 
     def rows_at(self, indices: Tensor) -> Tensor:
         """(n,) int64, 0 to rows - 1 -> (n, columns) fp32: those rows, as a product with them has them."""
-        out = torch.empty(len(indices), self.columns)
+        out = fp32(len(indices), self.columns)
         at = indices.contiguous()
         functions().labcore_quantized_rows(self.at, at.data_ptr(), out.data_ptr(), len(at))
         return out

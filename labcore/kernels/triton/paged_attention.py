@@ -186,8 +186,8 @@ def paged_attention(
     tile = TILE if busy else max(16, SHORT // pad["SIZE_PAD"])
     common = {"KV_HEADS": kv_heads, "GROUP": group, "SIZE": size, **pad, "EARLY": early(q.device)}
     rows = batch * kv_heads * shares * pad["GROUP_PAD"] if shares > 1 else 1
-    parts = torch.empty(rows, pad["SIZE_PAD"], device=q.device)
-    tops, sums = torch.empty(2, rows, device=q.device)
+    parts = torch.empty(rows, pad["SIZE_PAD"], device=q.device, dtype=torch.float32)
+    tops, sums = torch.empty(2, rows, device=q.device, dtype=torch.float32)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     k, v = new or (q, q)
     _attend[(batch, kv_heads, shares)](

@@ -35,7 +35,6 @@ from labcore.serving.server.settings import (
 )
 
 SEEDS = 2**63
-COLD = 1e-5
 
 
 class StreamOptions(Body):
@@ -98,15 +97,12 @@ class GenerationBody(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def samplings(self) -> list[SamplingParams]:
-        """One for each choice, with seeds one apart; no seed: a random one. Raises SamplingError.
-
-        A temperature so low that logits could overflow is taken as 0.
-        """
+        """One for each choice, with seeds one apart; no seed: a random one. Raises SamplingError."""
         temperature = 1.0 if self.temperature is None else self.temperature
         seed = secrets.randbelow(SEEDS) if self.seed is None else self.seed
         return [
             SamplingParams(
-                temperature=temperature if temperature >= COLD else 0.0,
+                temperature=temperature,
                 top_k=max(0, self.top_k or 0),
                 top_p=1.0 if self.top_p is None else self.top_p,
                 min_p=self.min_p or 0.0,

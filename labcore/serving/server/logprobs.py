@@ -52,14 +52,25 @@ class Speller:
         return TopLogprob(token=name, logprob=_finite(logprob), bytes=None if spelt is None else list(spelt))
 
     def _name(self, token: int) -> str:
-        """Text; bytes that are no whole character as bytes:\\xe2, so that no two tokens share a name."""
+        """Text; a byte's own token, and bytes that are no whole character, as bytes:\\xe2. So no two tokens
+        share a name, such as "A" and <0x41>."""
         spelt = self._bytes(token)
         if spelt is None:
             return f"token_id:{token}"
         try:
-            return spelt.decode()
+            name = spelt.decode()
         except UnicodeDecodeError:
+            name = None
+        if name is None or self._is_byte(token):
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelt)
+        return name
+
+    def _is_byte(self, token: int) -> bool:
+        """Whether it stands for one byte that the vocabulary lacks, as SentencePiece's <0x41>."""
+        assert self._tokenizer is not None
+        piece = self._tokenizer.piece(token) or ""
+        special = self._tokenizer.byte_level or token in self._tokenizer.special_ids
+        return not special and _BYTE.fullmatch(piece) is not None
 
     def _bytes(self, token: int) -> bytes | None:
         """What a token stands for; None where nobody can say."""

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from labcore.generation.sampling import MOST_PENALTY
 from labcore.serving.requests import MAX_LOGPROBS
 from labcore.serving.server.invalid import refusal
 
@@ -75,7 +76,7 @@ Logprobs: TypeAlias = Annotated[int, Strict(), Field(ge=0, le=MAX_LOGPROBS), Bef
 Temperature: TypeAlias = Annotated[float, Strict(), Field(ge=0, le=HOTTEST)]
 TopP: TypeAlias = Annotated[float, Strict(), Field(gt=0, le=1)]
 MinP: TypeAlias = Annotated[float, Strict(), Field(ge=0, le=1)]
-Penalty: TypeAlias = Annotated[float, Strict(), Field(gt=0)]
+Penalty: TypeAlias = Annotated[float, Strict(), Field(ge=1 / MOST_PENALTY, le=MOST_PENALTY)]
 OffPenalty: TypeAlias = Annotated[float, Strict(), Field(json_schema_extra={"enum": [0]})]
 
 
