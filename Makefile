@@ -2,6 +2,7 @@
 #
 #   make lab              set up .venv, check the machine, open JupyterLab              (OPEN=no: no browser)
 #   make test             every check: lint, types, floors, unit tests, lessons, browser
+#   make test-long        what takes minutes: the whole class server, the real offline kit
 #   make check            the quick part of them, under 3 minutes
 #   make lessons          execute all lessons into runs/                                 (MODE=solution SCALE=full)
 #   make site             execute all lessons and write them as pages into site/
@@ -16,7 +17,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help lab test check lint lessons site hub notebooks model clean
+.PHONY: help lab test test-long check lint lessons site hub notebooks model clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -42,7 +43,7 @@ NPM = PATH="$(abspath $(VENV))/bin:$$PATH" npm install --prefix $(VENV)/hub --no
 	'configurable-http-proxy@^5' >/dev/null
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,14p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,15p' Makefile
 
 $(RUN):
 	@test -n "$(PYTHON)" || { echo "labcore needs Python 3.11 or later and found $$(python3 --version 2>&1 || true); \
@@ -87,10 +88,13 @@ lint: $(TEST)
 # Workers share the cores: a thread that waits for another sleeps, where it would else spin on a core that a
 # second worker's thread needs, for milliseconds at each of a step's hundreds of barriers.
 test: lint
-	OMP_WAIT_POLICY=passive $(RUN) -m pytest -n $(JOBS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+	OMP_WAIT_POLICY=passive $(RUN) -m pytest -n $(JOBS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -m "not long"
+
+test-long: $(TEST)
+	OMP_WAIT_POLICY=passive $(RUN) -m pytest -m long
 
 check: lint
-	OMP_WAIT_POLICY=passive $(RUN) -m pytest -n $(JOBS) --maxprocesses 8 -m "not slow and not notebook and not browser"
+	OMP_WAIT_POLICY=passive $(RUN) -m pytest -n $(JOBS) --maxprocesses 8 -m "not long and not slow and not notebook and not browser"
 
 lessons: $(LAB)
 	$(RUN) -m labcore.cli lessons run --all --mode $(MODE) --scale $(SCALE) --out runs

@@ -1,4 +1,4 @@
-"""A class of ten on one server: all work or are told to wait, nobody sees another's files, nothing stays."""
+"""A class on one server: all work or are told to wait, nobody sees another's files, nothing stays."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import pytest
 from tests.deploy.hub import CODE, Hub, free_ports, libraries
 from tests.deploy.learner import Learner
 
-NAMES = [f"learner-{n}" for n in range(1, 11)]
 LESSON = "02_two_steps.ipynb"
-AT_ONCE = 4
+# Learners of the class, and how many of them the server carries at once.
+CLASSES = [pytest.param(3, 2, id="three"), pytest.param(10, 4, id="ten", marks=pytest.mark.long)]
 SOMEBODY = 71_234  # a user id that nobody has
 PROXY = Path(sys.prefix) / "hub/node_modules/configurable-http-proxy"
 NO_PROXY = f"{PROXY} is not there; `make test` installs it with npm, which needs a package index"
@@ -76,12 +76,13 @@ def _copy_python(into: Path) -> str:
     return str(shutil.copy2(Path(sys.executable).resolve(), into / "bin" / "python3"))
 
 
-@pytest.fixture(scope="module")
-def hub(root: Path, python: str) -> Iterator[Hub]:
+@pytest.fixture
+def hub(root: Path, python: str, at_once: int) -> Iterator[Hub]:
     if not PROXY.exists():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(NO_PROXY)
     first, second, third = free_ports(3)
-    running = Hub(root, python, AT_ONCE, (first, second, third))
+    shutil.rmtree(root / "class", ignore_errors=True)
+    running = Hub(root, python, at_once, (first, second, third))
     running.start()
     try:
         yield running
@@ -121,9 +122,11 @@ print(_json.dumps({
 """
 
 
-def test_ten_learners_take_a_lesson_and_nothing_is_left(hub: Hub) -> None:
-    with ThreadPoolExecutor(len(NAMES)) as pool:
-        done = list(pool.map(lambda name: _take_the_lesson(hub, name), NAMES))
+@pytest.mark.parametrize(("learners", "at_once"), CLASSES)
+def test_a_class_takes_a_lesson_and_nothing_is_left(hub: Hub, learners: int, at_once: int) -> None:
+    names = [f"learner-{n}" for n in range(1, learners + 1)]
+    with ThreadPoolExecutor(learners) as pool:
+        done = list(pool.map(lambda name: _take_the_lesson(hub, name), names))
     for _, told in done:
         results = told["results"]
         assert isinstance(results, dict)
@@ -133,17 +136,19 @@ def test_ten_learners_take_a_lesson_and_nothing_is_left(hub: Hub) -> None:
         assert told["memory"] == (3 << 30) - (1 << 28)
     waited = [page for learner, _ in done for page in learner.told_to_wait]
     assert waited
-    assert all("4 learners are at work, which is what this server carries" in page for page in waited)
+    assert all(
+        f"{at_once} learners are at work, which is what this server carries" in page for page in waited
+    )
     if os.geteuid() == 0:
-        assert len({told["uid"] for _, told in done}) == len(NAMES)
-    check_that_nobody_sees_another(hub)
+        assert len({told["uid"] for _, told in done}) == learners
+    check_that_nobody_sees_another(hub, *names[:2])
     assert hub.stop() == []
     assert hub.open_ports() == []
 
 
-def check_that_nobody_sees_another(hub: Hub) -> None:
+def check_that_nobody_sees_another(hub: Hub, one: str, other: str) -> None:
     """Over the network and on the disk; what is one's own comes through a restart."""
-    ada, ben = _arrive(hub, NAMES[0]), _arrive(hub, NAMES[1])
+    ada, ben = _arrive(hub, one), _arrive(hub, other)
     assert Learner(hub.address, ada.name).log_in("a guess at the password", CODE) == 403
     assert Learner(hub.address, "stranger").log_in("a password") == 403
     expired = httpx.post(f"{hub.address}/hub/login", data={"username": "stranger"}, trust_env=False)

@@ -58,6 +58,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_real_kit_installs_and_runs_lesson_1_without_a_network(place: Path) -> None:
     apart = _without_network()
