@@ -40,7 +40,7 @@ WAYS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
 def test_generate_says_so(spoilt: Model, way: dict[str, Any]) -> None:
     with pytest.raises(
         NotFinite, match=r"logits of 'tiny' in float32 are NaN or infinite behind 0 tokens.+\.$"

@@ -52,7 +52,7 @@ def played(engine: LLMEngine) -> dict[str, list[RequestOutput]]:
     return found
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
 def test_others_go_on(spoilt: Model, way: dict[str, Any]) -> None:
     engine = LLMEngine(spoilt, **({"num_blocks": 32} | way))
     good = [request(f"good-{i}", tokens, new=9) for i, tokens in enumerate(GOOD)]
