@@ -64,7 +64,7 @@ def _from_folder(folder: Path, paths: list[Path]) -> Source:
 def _from_hub(name: str) -> Source:
     from labcore.model import hub
 
-    folder = hub.fetch(name, None, progress=True, accept=lambda config: None)  # others have more memory
+    folder = hub.fetch(name, None, progress=True, accept=lambda path: None)  # others have more memory
     commit = folder.name
     model = PackedModel(name, "hub", f"models/hub/{name.replace('/', '--')}/{commit}", commit)
     return Source(model, [path for path in sorted(folder.iterdir()) if path.is_file()])

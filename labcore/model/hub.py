@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
-from labcore.config import ModelConfig
 from labcore.errors import HubError
 from labcore.model.checkpoint import INDEX, PICKLES, SINGLE
 from labcore.model.quantized_folder import OLDER_FILES
@@ -23,16 +22,16 @@ _WEIGHTS = [SINGLE, INDEX, *_SHARDS]
 _SMALL = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", *OLDER_FILES]
 
 
-def fetch(repo: str, revision: str | None, progress: bool, accept: Callable[[ModelConfig], None]) -> Path:
+def fetch(repo: str, revision: str | None, progress: bool, accept: Callable[[Path], None]) -> Path:
     """The local folder of a Hub model, downloaded where it is not cached yet.
 
-    accept: is handed the configuration before anything large is fetched, and raises to refuse it.
+    accept: is handed config.json's path before anything large is fetched, and raises to refuse it.
     Raises HubError (no network, gated, not found, no safetensors, full disk) and ConfigError.
     """
     hub = _huggingface_hub()
     try:
         with nullcontext() if progress else _no_bars():
-            accept(ModelConfig.from_file(Path(hub.hf_hub_download(repo, "config.json", revision=revision))))
+            accept(Path(hub.hf_hub_download(repo, "config.json", revision=revision)))
             folder = Path(hub.snapshot_download(repo, revision=revision, allow_patterns=[*_SMALL, *_WEIGHTS]))
             if not any(folder.glob("*.safetensors")):
                 raise HubError(_no_safetensors(repo, hub.HfApi().list_repo_files(repo, revision=revision)))

@@ -109,8 +109,8 @@ def load(
     if isinstance(source, Path) or folder.is_file() or not _HUB_ID.fullmatch(name):
         raise CheckpointError(_unknown(name, folder))
 
-    def accept(config: ModelConfig) -> None:
-        _ensure_model_fits(config, name, place, kind)
+    def accept(path: Path) -> None:
+        _ensure_fits_as_stored(ModelConfig.from_file(path), quantization_of(path.parent), name, place, kind)
 
     return _load_folder(hub.fetch(name, revision, progress, accept), name, place, kind)
 
@@ -246,6 +246,18 @@ def _skeleton(config: ModelConfig) -> Transformer:
 def _ensure_model_fits(config: ModelConfig, name: str, device: torch.device, dtype: torch.dtype) -> None:
     """By arithmetic: a crafted configuration would take the memory of its own skeleton."""
     ensure_fits(num_parameters(config), dtype, device, name)
+
+
+def _ensure_fits_as_stored(
+    config: ModelConfig, stored: dict[str, Any] | None, name: str, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Before a checkpoint is fetched: codes take their bits at least; all that they take is known later."""
+    bits = stored.get("bits", stored.get("w_bit", 1)) if stored else None
+    if bits is None:
+        _ensure_model_fits(config, name, device, dtype)
+    else:
+        least = bits if isinstance(bits, int) and 1 <= bits <= 8 else 1
+        ensure_bytes_fit(num_parameters(config) * least // 8, device, name)
 
 
 def _materialise(transformer: Transformer, device: torch.device, dtype: torch.dtype) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import labcore
-from labcore.config import ModelConfig
+from labcore import catalog
 from labcore.errors import CheckpointError, OutOfMemory
-from labcore.model import hub, loading
+from labcore.model import device, hub, loading
 from labcore.model.finite import ensure_finite
 from labcore.model.quant_checkpoint import save_quantized
 from labcore.quant import quantize
@@ -51,16 +54,35 @@ def test_eight_bit_floats_and_empty_tensors() -> None:
         ensure_finite(module, "x", torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("stored", "sentence"),
+    [
+        ({}, "billion weights of owner/wide"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "weights of owner/wide have"),
+    ],
+)
 def test_a_configuration_from_the_hub_is_weighed_before_anything_is_built(
-    monkeypatch: pytest.MonkeyPatch,
+    stored: dict, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wide = ModelConfig(2**20, 2048, 1024, 1024, 1024, 2**20, 2**20)
+    wide = {"model_type": "llama", "hidden_size": 2**20, "num_hidden_layers": 2048, "vocab_size": 2**20}
+    wide |= {"num_attention_heads": 1024, "intermediate_size": 2**20}
+    (tmp_path / "config.json").write_text(json.dumps(wide | stored))
 
-    def fetch(repo: str, revision: object, progress: object, accept: object) -> Path:
-        accept(wide)  # type: ignore[operator]
+    def fetch(repo: str, revision: object, progress: object, accept: Callable[[Path], None]) -> Path:
+        accept(tmp_path / "config.json")
         raise AssertionError("it was taken")
 
     monkeypatch.setattr(hub, "fetch", fetch)
     monkeypatch.setattr(loading, "_skeleton", lambda config: pytest.fail("a skeleton was built"))
-    with pytest.raises(OutOfMemory, match="billion weights of owner/wide"):
+    with pytest.raises(OutOfMemory, match=sentence):
         labcore.load("owner/wide", device="cpu")
+
+
+def test_codes_from_the_hub_are_weighed_by_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that fits in 4 bits and not in full precision is fetched."""
+    config = catalog.architecture("llama-3.1-8b")
+    monkeypatch.setattr(device, "available_memory", lambda place: 6 * 10**9)
+    for bits, fits in ((4, True), (8, False), (None, False)):
+        stored = bits and {"quant_method": "gptq", "bits": bits}
+        with nullcontext() if fits else pytest.raises(OutOfMemory):
+            loading._ensure_fits_as_stored(config, stored, "x", torch.device("cpu"), torch.bfloat16)
