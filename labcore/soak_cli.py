@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from labcore.bench.options import Out, keep
+from labcore.working import working
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ def soak(
     attack_seconds: Annotated[float, typer.Option(min=0.1, help="Of each attack.")] = 15.0,
     only: Annotated[list[str] | None, typer.Option(help="An attack by its name; may be given again.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A minute that shows that all works.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write all phases as JSON here.")] = None,
+    out: Out = None,
 ) -> None:
     """Load a server with many clients, attack it, stop it, end it: longest gaps, wrong words, memory.
 
@@ -42,18 +43,21 @@ def soak(
     """
     from rich.console import Console
 
+    from labcore.bench import record
+    from labcore.perf.machine import resolve_device
+
     run_soak, plan_of, names = _parts()
     plan = replace(plan_of(), clients=clients, seconds=seconds, beside=beside, attack_s=attack_seconds)
     plan = replace(plan.quick() if quick else plan, names=_chosen(only, names))
     console = Console()
-    with console.status("starting") as status:
-        phases = run_soak(plan, model, url, lambda phase: status.update(f"done: {phase.name}"))
+    with working(console, "starting") as say:
+        phases = run_soak(plan, model, url, lambda phase: say(f"done: {phase.name}"))
     shown = [phase for phase in phases if not phase.is_calm]
     console.print(table(shown), width=max(console.width, WIDTH))
     console.print("\n".join(map(sentence, shown)), markup=False, highlight=False, soft_wrap=True)
-    if json:
-        _write(json, {"model": model, "url": url, "settings": asdict(plan)}, phases)
-        console.print(f"Written to {json}")
+    rows = [phase.to_dict() for phase in phases]
+    result = {"model": model, "url": url, "settings": asdict(plan), "phases": rows}
+    keep(console, out, record.record("soak", result, resolve_device("cpu")))
     if any(phase.faults for phase in phases):
         raise typer.Exit(FAILED)
 
@@ -113,11 +117,3 @@ def _parts() -> tuple[Any, Any, tuple[str, ...]]:
             "pip install 'labcore[serve]'."
         ) from None
     return run_soak, Soak, Soak().names
-
-
-def _write(path: Path, settings: dict[str, Any], phases: Sequence[Phase]) -> None:
-    from labcore.bench.record import write
-
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = [phase.to_dict() for phase in phases]
-    write(path, {"benchmark": "soak", "measured_at": now, **settings, "phases": rows})

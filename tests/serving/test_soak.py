@@ -119,10 +119,10 @@ def test_the_command_shows_and_writes_what_it_saw(tmp_path: Path) -> None:
     path = tmp_path / "soak.json"
     options = ["--seconds", "0.1", "--clients", "2", "--attack-seconds", "0.1", "--only", "foreign hosts"]
     with FakeServer() as server:
-        done = CliRunner().invoke(app, ["soak", "--url", server.url, *options, "--json", str(path)])
+        done = CliRunner().invoke(app, ["soak", "--url", server.url, *options, "--out", str(path)])
     assert done.exit_code == 1, done.output
     assert "foreign requests were answered" in done.output
-    rows = json.loads(path.read_text(encoding="utf-8"))["phases"]
+    rows = json.loads(path.read_text(encoding="utf-8"))["result"]["phases"]
     assert [row["passed"] for row in rows] == [True, True, False]
 
 
