@@ -53,7 +53,7 @@ class CostRunner(Immediate):
     def token_of(self, id: str) -> Drawn:
         """Its own, so that only what was asked for with the same tokens is found in the prefix cache."""
         if (known := self._tokens.get(id)) is None:
-            known = self._tokens[id] = Drawn((-1 - len(self._tokens),))
+            known = self._tokens[id] = Drawn((-2 - len(self._tokens),))  # -1 is NO_TOKEN, and PENDING
         return known
 
 
