@@ -79,7 +79,7 @@ def test_dependencies_are_ranges(project: dict) -> None:
     extras = [entry for listed in project["optional-dependencies"].values() for entry in listed]
     for entry in [*project["dependencies"], *extras]:
         assert re.fullmatch(
-            r"[A-Za-z0-9_.-]+>=[0-9.]+(; platform_system == '\w+')?|labcore\[[a-z]+\]", entry
+            r"[A-Za-z0-9_.-]+>=[0-9.]+(,<[0-9.]+)?(; platform_system == '\w+')?|labcore\[[a-z]+\]", entry
         ), entry
 
 
