@@ -105,8 +105,8 @@ def test_torch_goes_with_the_machine(root: Path, tmp_path: Path, answer: str, to
 
 @pytest.mark.xdist_group("held together")
 def test_tests_of_a_group_stay_together(request: pytest.FixtureRequest) -> None:
-    """Else every worker executes every lesson: releases of pytest and pytest-xdist that do not fit deal a group
-    out to all, and say nothing."""
+    """Else every worker executes every lesson: releases of pytest and pytest-xdist that do not fit each other
+    deal a group out to all, and say nothing."""
     if not getattr(request.config.option, "loadgroup", False):
         pytest.skip("one process, or tests are dealt out one by one")
     assert request.node.nodeid.endswith("@held together")
