@@ -59,7 +59,9 @@ def test_the_ceiling_counts_weights_cache_and_products() -> None:
     """Llama-2-7B at 2 TB/s and 312 TFLOP/s: 13.48 GB of weights, 0.524 MB a position, 2 P a token."""
     config = labcore.catalog.architecture("llama-2-7b")
     known = {"matmul_flops": {"float16": 312e12}, "read_bandwidth": 2.0e12, "copy_bandwidth": 1.9e12}
-    ceiling = Ceiling(config, cast(Roofs, SimpleNamespace(**known, matmul_by_rows={}, **EMPTY)), "float16")
+    ceiling = Ceiling(
+        config, cast(Roofs, SimpleNamespace(device="cuda", **known, matmul_by_rows={}, **EMPTY)), "float16"
+    )
 
     def step(*rows: tuple[int, int, int]) -> StepEvent:
         told = tuple(RowEvent("r", "decode", start, new, drawn, ()) for start, new, drawn in rows)
