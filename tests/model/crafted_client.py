@@ -1,7 +1,7 @@
 """Run in a process of its own, as memory is a process's: load every crafted source, print what came of it.
 
 Arguments: a good folder, then one source a line on stdin. Prints a JSON object: each source's error with its
-sentence, and how many bytes the process's memory rose beyond what the good folder took.
+sentence, how many bytes the process's memory rose beyond what the good folder took, and (for people) seconds.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 
 import labcore
@@ -41,8 +42,9 @@ if __name__ == "__main__":
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the tokenizers' own code tells of its panics there
     labcore.load(Path(sys.argv[1]), device="cpu")
     before = _peak()
-    found, rise = {}, {}
+    outcomes, rise, seconds = {}, {}, {}
     for source in sys.stdin.read().splitlines():
-        found[source] = outcome(source)
-        rise[source] = _peak() - before
-    print(json.dumps({"outcomes": found, "rise": rise}))
+        start = time.perf_counter()
+        outcomes[source] = outcome(source)
+        rise[source], seconds[source] = _peak() - before, time.perf_counter() - start
+    print(json.dumps({"outcomes": outcomes, "rise": rise, "seconds": seconds}))
