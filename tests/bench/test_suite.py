@@ -387,6 +387,7 @@ def test_plotly_is_imported_for_a_figure_only() -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_runs_everything_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_measuring(monkeypatch, "generate", "prefill", "cache", "quant", "serving", "kernels")
     monkeypatch.setattr("labcore.perf.roof_measuring.working_set", lambda _: 4 << 20)

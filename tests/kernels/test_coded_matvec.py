@@ -64,6 +64,7 @@ def product(held: QuantizedTensor, codes: torch.Tensor, x: torch.Tensor, around:
     return fused_linear(x, codes, bits, scale, centre=centre, zero=zero, offset=offset, around=around)
 
 
+@pytest.mark.slow
 @needs_triton
 @without_gpu
 def test_in_the_interpreter() -> None:

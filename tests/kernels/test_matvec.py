@@ -54,6 +54,7 @@ def wanted(
     ]
 
 
+@pytest.mark.slow
 @needs_triton
 @without_gpu
 def test_in_the_interpreter() -> None:

@@ -144,6 +144,7 @@ def check_chunks(case: tuple[int, int, int, int, list[tuple[int, int]]], device:
         at += length
 
 
+@pytest.mark.slow
 @needs_triton
 @without_gpu
 def test_in_the_interpreter() -> None:

@@ -66,6 +66,7 @@ def test_learner_without_anything_installs_into_a_path_with_spaces(kit: Path, tm
     assert (lab / ".venv" / ".lab-is-installed").stat().st_mtime >= (lab / "pyproject.toml").stat().st_mtime
 
 
+@pytest.mark.slow
 def test_installing_again_keeps_what_a_learner_changed(
     kit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

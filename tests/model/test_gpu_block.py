@@ -78,6 +78,7 @@ def interpret() -> None:
     check_coded(KINDS[2], "int4:group=32,head=same", "cpu")
 
 
+@pytest.mark.slow
 @needs_triton
 @without_gpu
 def test_the_twin_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
