@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def wait_passively(environ: MutableMapping[str, str] = os.environ) -> bool:
@@ -24,7 +24,7 @@ def wait_passively(environ: MutableMapping[str, str] = os.environ) -> bool:
     Processes started from this one inherit it. Where OMP_WAIT_POLICY, GOMP_SPINCOUNT or KMP_BLOCKTIME is set
     already, or torch has loaded its threads, nothing changes.
     """
-    if "torch" in sys.modules or any(name in environ for name in _SETTINGS):
+    if "torch" in sys.modules or any(name in environ for name in SETTINGS):
         return False
     environ["OMP_WAIT_POLICY"] = "passive"
     return True
@@ -47,4 +47,4 @@ def _one_thread() -> None:
 
 def wait_policy(environ: MutableMapping[str, str] = os.environ) -> str:
     """What the environment says of waiting threads, such as "OMP_WAIT_POLICY=passive"; "" if nothing."""
-    return ", ".join(f"{name}={environ[name]}" for name in _SETTINGS if name in environ)
+    return ", ".join(f"{name}={environ[name]}" for name in SETTINGS if name in environ)

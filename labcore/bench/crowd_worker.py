@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import torch
 
 import labcore
+from labcore import openmp
 from labcore.bench.usual import random_prompt
 from labcore.errors import LabError
 from labcore.model import Model
@@ -25,7 +26,7 @@ from labcore.parallel.workers import die_with
 from labcore.perf.budget import resident_bytes
 
 # How threads wait for each other, and how many there are: set from outside, or by labcore itself.
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+WAITING = (*openmp.SETTINGS, "OMP_NUM_THREADS")
 PROMPT = 32  # tokens
 CONTEXT_BYTES = 512 << 20  # of a process on a GPU, beside what PyTorch reserves
 
